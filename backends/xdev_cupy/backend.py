@@ -1,0 +1,186 @@
+"""CuPy: NumPy's semantics on CUDA and ROCm; no gradients of its own.
+
+Work follows the thread's *current* device, so every function of the bound namespace enters the device of its
+arrays; array-api-compat drops `device=` (array-api-compat#293).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar, cast
+
+import ml_dtypes
+import numpy as np
+
+from xdev.contract import Array, Backend, Capabilities, DeviceInfo
+from xdev.errors import BackendUnavailable, CopyRequiredError
+
+__all__ = ["CupyBackend"]
+
+_DLPACK_CPU = 1
+
+
+class CupyBackend(Backend):
+    """CuPy arrays on CUDA or ROCm devices."""
+
+    name: ClassVar[str] = "cupy"
+    framework: ClassVar[str] = "cupy"
+    install: ClassVar[str] = "pip install 'xdev-array[cupy12]' (or [cupy13], by the version of CUDA)"
+    priority: ClassVar[int] = 20
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        lazy=True, visible_transfers="nothing: CuPy refuses implicit conversion, and .get() offers no hook"
+    )
+
+    def __init__(self) -> None:
+        import array_api_compat.cupy as xp
+        import cupy
+
+        self.cupy: Any = cupy
+        self.xp: Any = xp
+        self._infos: tuple[DeviceInfo, ...] = ()
+
+    def owns(self, x: object) -> bool:
+        return isinstance(x, self.cupy.ndarray)
+
+    # -- devices -------------------------------------------------------------------------------------
+
+    def devices(self) -> Sequence[DeviceInfo]:
+        if not self._infos:
+            runtime = self.cupy.cuda.runtime
+            try:
+                count = runtime.getDeviceCount()
+            except runtime.CUDARuntimeError as error:
+                raise BackendUnavailable(
+                    f"CuPy is installed but finds no usable GPU ({error}). It needs an NVIDIA driver that fits its "
+                    "CUDA version, or ROCm; `nvidia-smi` shows whether the driver works"
+                ) from error
+            if not count:
+                raise BackendUnavailable("CuPy is installed but finds no GPU; check CUDA_VISIBLE_DEVICES")
+            kind = "rocm" if runtime.is_hip else "cuda"
+            self._infos = tuple(
+                DeviceInfo(
+                    kind=kind,
+                    index=index,
+                    handle=index,
+                    native=self.cupy.cuda.Device(index),
+                    name=runtime.getDeviceProperties(index)["name"].decode(),
+                    hardware=f"{kind}:{index}",
+                )
+                for index in range(count)
+            )
+        return self._infos
+
+    def device_of(self, x: Array) -> Hashable:
+        return x.data.device_id  # type: ignore[no-any-return]  # a cast would cost as much as the lookup
+
+    def scope(self, info: DeviceInfo) -> contextlib.AbstractContextManager[Any]:
+        return cast("contextlib.AbstractContextManager[Any]", self.cupy.cuda.Device(info.index))
+
+    def bind(self, function: Callable[..., Any], name: str, info: DeviceInfo, creates: bool) -> Callable[..., Any]:
+        device, ndarray = self.cupy.cuda.Device, self.cupy.ndarray
+        current = self.cupy.cuda.runtime.getDevice
+        index = info.index
+
+        if name == "from_dlpack":
+            function = self._from_dlpack
+        if creates:
+
+            @functools.wraps(function)
+            def create(*args: Any, device: Any = None, **kwargs: Any) -> Array:
+                with self.scope(info if device is None else self._info_of(device)):
+                    return function(*args, **kwargs)
+
+            return create
+
+        like = name.endswith("_like")
+
+        @functools.wraps(function)
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            there = args[0].data.device_id if like and args and isinstance(args[0], ndarray) else index
+            if current() == there:
+                return function(*args, **kwargs)
+            with device(there):
+                return function(*args, **kwargs)
+
+        return bound
+
+    def _from_dlpack(self, x: Any, /, *, copy: bool | None = None) -> Array:
+        """Import an array through DLPack; CuPy's own function takes none of the host's."""
+        if x.__dlpack_device__()[0] == _DLPACK_CPU:
+            if copy is False:
+                raise CopyRequiredError("host memory is not the device's")
+            return self.cupy.asarray(np.from_dlpack(x), blocking=True)
+        out = self.cupy.asarray(x) if isinstance(x, self.cupy.ndarray) else self.cupy.from_dlpack(x)
+        current = self.cupy.cuda.runtime.getDevice()
+        return out.copy() if copy or out.data.device_id != current else out
+
+    def _info_of(self, native: Any) -> DeviceInfo:
+        index = native if isinstance(native, int) else native.id
+        return self.devices()[index]
+
+    def wait(self, x: Array) -> None:
+        with self.cupy.cuda.Device(x.data.device_id):
+            self.cupy.cuda.get_current_stream().synchronize()
+
+    def wait_device(self, info: DeviceInfo) -> None:
+        self.cupy.cuda.Device(info.index).synchronize()
+
+    def memory(self, info: DeviceInfo) -> tuple[int, int] | None:
+        with self.scope(info):
+            free, total = self.cupy.cuda.runtime.memGetInfo()
+        return total, free
+
+    # -- arrays --------------------------------------------------------------------------------------
+
+    def holds(self, dtype: str, info: DeviceInfo) -> bool:
+        if dtype == "bfloat16":  # arrays of ml_dtypes' type since CuPy 14
+            return int(self.version().partition(".")[0]) >= 14
+        return super().holds(dtype, info)
+
+    def dtype(self, name: str) -> Any:
+        return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else super().dtype(name)
+
+    def place(self, x: Array, info: DeviceInfo, copy: bool | None) -> Array:
+        if isinstance(x, self.cupy.ndarray):
+            if x.data.device_id == info.index:
+                return self.clone(x) if copy else x
+            if copy is False:
+                raise CopyRequiredError("it is on another device")
+            self.wait(x)  # the copy runs on the other device's stream, which does not wait for this one's
+            with self.scope(info):
+                return x.copy()
+        if copy is False:
+            raise CopyRequiredError("host memory is not the device's")
+        with self.scope(info):
+            native = np.asarray(x, dtype=x.dtype.newbyteorder("="))
+            return self.cupy.asarray(native, blocking=True)  # so that the source may be written at once
+
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        with self.cupy.cuda.Device(x.data.device_id):
+            return cast(np.ndarray, self.cupy.asnumpy(x))
+
+    def clone(self, x: Array) -> Array:
+        with self.cupy.cuda.Device(x.data.device_id):
+            return x.copy()
+
+    def pointer(self, x: Array) -> int | None:
+        return int(x.data.ptr)
+
+    def adopt(self, x: Array, info: DeviceInfo) -> Array:
+        if hasattr(type(x), "__cuda_array_interface__") or hasattr(type(x), "__dlpack__"):
+            try:
+                with self.scope(info):
+                    return self.cupy.asarray(x) if hasattr(x, "__cuda_array_interface__") else self.cupy.from_dlpack(x)
+            except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+                return NotImplemented
+        return NotImplemented
+
+    # -- reports -------------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        return str(self.cupy.__version__)
+
+    def is_device_mismatch(self, error: BaseException) -> bool:
+        return isinstance(error, ValueError) and "different from the current device" in str(error)

@@ -1,0 +1,1 @@
+"""The strict backend of xdev."""

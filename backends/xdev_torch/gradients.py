@@ -1,0 +1,87 @@
+"""Gradients by torch's autograd on leaves, which costs less than `torch.func`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+__all__ = ["depth", "value_and_grad", "vjp"]
+
+depth: ContextVar[int] = ContextVar("xdev_torch gradient depth", default=0)
+"""How many gradients are being taken around this call."""
+
+
+def _inputs(leaves: list[Any], nested: bool) -> list[Any]:
+    if not nested:
+        return [leaf.detach().requires_grad_() for leaf in leaves]
+    # view_as keeps a leaf connected to the outer graph: detached, second derivatives would be silently wrong.
+    return [leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_() for leaf in leaves]
+
+
+def _is_nested(leaves: list[Any]) -> bool:
+    return depth.get() > 0 or (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves))
+
+
+def _fill(gradients: Any, leaves: list[Any]) -> list[Any]:
+    return [
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for gradient, leaf in zip(gradients, leaves, strict=True)
+    ]
+
+
+def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: list[Any]) -> tuple[Any, Any, list[Any]]:
+    """Return (value, auxiliary output, gradients)."""
+    nested = _is_nested(leaves)
+    token = depth.set(depth.get() + 1)
+    try:
+        with torch.enable_grad():
+            inputs = _inputs(leaves, nested)
+            value, aux = function(inputs)
+            if not value.requires_grad:
+                return value, aux, [torch.zeros_like(leaf) for leaf in leaves]
+            gradients = torch.autograd.grad(value, inputs, create_graph=nested, allow_unused=True)
+    finally:
+        depth.reset(token)
+    if any(gradient is None for gradient in gradients):
+        gradients = _fill(gradients, leaves)
+    if nested:
+        return value, aux, list(gradients)
+    return value.detach(), _detached(aux), list(gradients)
+
+
+def _detached(aux: Any) -> Any:
+    return [x.detach() if isinstance(x, torch.Tensor) else x for x in aux] if isinstance(aux, list) else aux
+
+
+def vjp(
+    function: Callable[[list[Any]], list[Any]], leaves: list[Any]
+) -> tuple[list[Any], Callable[[list[Any]], list[Any]]]:
+    """Return the outputs and the pullback."""
+    nested = _is_nested(leaves)
+    token = depth.set(depth.get() + 1)
+    try:
+        with torch.enable_grad():
+            inputs = _inputs(leaves, nested)
+            outputs = function(inputs)
+    finally:
+        depth.reset(token)
+    active = [i for i, out in enumerate(outputs) if out.requires_grad]
+
+    def pullback(cotangents: list[Any]) -> list[Any]:
+        if not active:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        connected = nested or any(c.requires_grad for c in cotangents)
+        gradients = torch.autograd.grad(
+            [outputs[i] for i in active],
+            inputs,
+            [cotangents[i] for i in active],
+            create_graph=connected,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        return _fill(gradients, leaves)
+
+    return outputs if nested else [out.detach() for out in outputs], pullback

@@ -1,0 +1,202 @@
+"""Indexing: gathering elements, and its transpose, which adds each cotangent where its element came from.
+
+Basic indices (integers, slices) meet no element twice: their transpose writes into a view. Any other index is
+turned into the positions of the gathered elements, by indexing the numbers 0, 1, 2… in its place, and cotangents
+of equal positions are summed.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+from ...device import Device
+from ...errors import DeviceError
+from ...registry import backend_of, find_backend
+from ..array import unwrap
+
+__all__ = ["FRESH", "GENERAL", "INTERNAL", "is_basic"]
+
+
+def is_basic(key: Any) -> bool:
+    """Return whether an index meets each element at most once, by its kind."""
+    if type(key) is tuple:
+        return all(is_basic(part) for part in key)
+    if key is None or key is Ellipsis or type(key) in (int, slice):
+        return True
+    return getattr(key, "shape", ()) == () and "int" in str(getattr(key, "dtype", "int")) and type(key) is not bool
+
+
+# -- what the standard has no name for, on the framework's own arrays -------------------------------------------
+
+
+def _getitem(xp: Any, x: Any, key: Any) -> Any:
+    return operator.getitem(x, key)
+
+
+def _setitem(xp: Any, x: Any, value: Any, key: Any) -> Any:
+    x = xp.asarray(x, copy=True)
+    if hasattr(value, "dtype") and value.dtype != x.dtype:
+        value = xp.astype(value, x.dtype)
+    x[key] = value
+    return x
+
+
+def _put(xp: Any, g: Any, key: Any, shape: tuple[int, ...]) -> Any:
+    """Return zeros of that shape with `g` at a basic index."""
+    x = xp.zeros(shape, dtype=g.dtype)
+    if type(key) is tuple and None in key:  # a new axis may not be assigned to everywhere
+        slices = sum(type(part) is slice for part in key)
+        axes, axis = [], 0
+        for part in key:
+            if part is None:
+                axes.append(axis)
+            axis += g.ndim - slices - key.count(None) if part is Ellipsis else type(part) is slice or part is None
+        key, g = tuple(part for part in key if part is not None), xp.squeeze(g, axis=tuple(axes))
+    elif key is None:
+        key, g = (), g[0, ...]
+    x[key] = g
+    return x
+
+
+def _scatter(xp: Any, g: Any, places: Any, size: int) -> Any:
+    """Return the array of `size` rows whose row k is the sum of the rows of `g` with `places == k`.
+
+    Without a kernel of the backend: rows are brought into the order of their places, equal places are summed by
+    doubling, and each row of the result gathers its sum; only functions of the standard, no writes.
+    """
+    backend = find_backend(g)
+    kernel = backend.kernels.get("scatter_add") if backend is not None else None
+    if kernel is not None:
+        return kernel(g, places, size)
+    n = g.shape[0]
+    if n == 0 or size == 0:
+        return xp.zeros((size, *g.shape[1:]), dtype=g.dtype)
+    places = xp.where(places < 0, places + size, places)
+    order = xp.argsort(places, stable=True)
+    places = xp.take(places, order, axis=0)
+    rows = xp.take(g, order, axis=0)
+    ones = (1,) * (g.ndim - 1)
+    step = 1
+    while step < n:
+        same = xp.astype(xp.equal(places[step:], places[:-step]), rows.dtype)
+        ahead = xp.multiply(rows[step:, ...], xp.reshape(same, (n - step, *ones)))
+        rows = xp.concat([xp.add(rows[:-step, ...], ahead), rows[n - step :, ...]], axis=0)
+        step *= 2
+    wanted = xp.arange(size, dtype=places.dtype)
+    first = xp.searchsorted(places, wanted)
+    first = xp.where(first < n, first, xp.zeros_like(first))
+    found = xp.astype(xp.equal(xp.take(places, first, axis=0), wanted), rows.dtype)
+    return xp.multiply(xp.take(rows, first, axis=0), xp.reshape(found, (size, *ones)))
+
+
+def _to_device(xp: Any, x: Any, where: Any, *, stream: Any = None) -> Any:
+    backend = backend_of(x)
+    if isinstance(where, Device):
+        info = where.info if where.backend is backend else None
+    else:
+        info = next((info for info in backend.devices() if where in (info.native, info.handle)), None)
+    if info is None:
+        raise DeviceError(
+            f"x.to_device({where!r}): arrays under differentiation stay in their framework, {backend.name}; "
+            "move them before, with xdev.to_device"
+        )
+    return backend.place(x, info, None)
+
+
+def _cast(xp: Any, x: Any, dtype: Any) -> Any:
+    return xp.astype(x, dtype)
+
+
+def _add_to(xp: Any, x: Any, y: Any) -> Any:
+    """Return x + y, in the memory of `x` if it is an array that can be written."""
+    x += y
+    return x
+
+
+INTERNAL: dict[str, Any] = {
+    "add_to_": _add_to,
+    "cast_": _cast,
+    "getitem_": _getitem,
+    "put_": _put,
+    "scatter_": _scatter,
+    "setitem_": _setitem,
+    "to_device_": _to_device,
+}
+
+# -- rules -------------------------------------------------------------------------------------------------------
+
+
+def _getitem_x(xp: Any, g: Any, y: Any, x: Any, key: Any) -> Any:
+    if is_basic(key):
+        return xp.put_(g, key, x.shape)
+    rows = _rows(key, x)
+    if rows is not None:
+        flat = xp.reshape(g, (-1, *x.shape[1:]))
+        return xp.scatter_(flat, xp.below.reshape(rows, (-1,)), x.shape[0])
+    return _scatter_positions(xp, g, x, lambda numbers: xp.below.getitem_(numbers, key))
+
+
+def _rows(key: Any, x: Any) -> Any:
+    """Return the array of an index that is one array of integers for the first axis, else None."""
+    if type(key) is tuple and len(key) == 1:
+        key = key[0]
+    return key if hasattr(key, "dtype") and "int" in str(key.dtype) and math.prod(x.shape[1:]) else None
+
+
+def _scatter_positions(xp: Any, g: Any, x: Any, gather: Any) -> Any:
+    numbers = xp.below.reshape(xp.below.arange(math.prod(x.shape)), x.shape)
+    places = xp.below.reshape(gather(numbers), (-1,))
+    return xp.reshape(xp.scatter_(xp.reshape(g, (-1,)), places, math.prod(x.shape)), x.shape)
+
+
+def _put_g(xp: Any, gg: Any, y: Any, g: Any, key: Any, shape: Any) -> Any:
+    return xp.getitem_(gg, key)
+
+
+def _scatter_g(xp: Any, gg: Any, y: Any, g: Any, places: Any, size: int) -> Any:
+    return xp.take(gg, places, axis=0)
+
+
+def _setitem_x(xp: Any, g: Any, y: Any, x: Any, value: Any, key: Any) -> Any:
+    return xp.setitem_(g, 0.0, key)
+
+
+def _setitem_value(xp: Any, g: Any, y: Any, x: Any, value: Any, key: Any) -> Any:
+    return xp.getitem_(g, key)
+
+
+def _take(xp: Any, g: Any, y: Any, x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
+    axis = 0 if axis is None else axis % x.ndim
+    rest = x.shape[:axis] + x.shape[axis + 1 :]
+    if indices.ndim == 0:
+        g = xp.expand_dims(g, axis=axis)
+    g = xp.moveaxis(g, axis, 0) if axis else g
+    rows = xp.scatter_(xp.reshape(g, (-1, *rest)), xp.below.reshape(indices, (-1,)), x.shape[axis])
+    return xp.moveaxis(rows, 0, axis) if axis else rows
+
+
+def _take_along_axis(xp: Any, g: Any, y: Any, x: Any, indices: Any, /, *, axis: int = -1) -> Any:
+    shape = list(
+        xp.broadcast_shapes(x.shape[:axis] + x.shape[axis:][1:], indices.shape[:axis] + indices.shape[axis:][1:])
+    )
+    shape.insert(axis % x.ndim, x.shape[axis])
+    wide = xp.below.broadcast_to(unwrap(x), tuple(shape))
+    return _scatter_positions(xp, g, wide, lambda numbers: xp.below.take_along_axis(numbers, indices, axis=axis))
+
+
+def _to_device_x(xp: Any, g: Any, y: Any, x: Any, device: Any, *, stream: Any = None) -> Any:
+    return xp.to_device_(g, x.device)
+
+
+GENERAL: dict[str, Any] = {
+    "getitem_": (_getitem_x,),
+    "put_": (_put_g,),
+    "scatter_": (_scatter_g,),
+    "setitem_": (_setitem_x, _setitem_value),
+    "take": (_take,),
+    "take_along_axis": (_take_along_axis,),
+    "to_device_": (_to_device_x,),
+}
+FRESH = ("take", "take_along_axis")

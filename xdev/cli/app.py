@@ -1,0 +1,164 @@
+"""The commands, their options and exit codes.
+
+Requirements: a command imports what it needs when it runs, so that `xdev --help` loads no framework; an error of
+xdev's is one block of text without a traceback; with --json standard output holds one object and nothing else.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..errors import DeviceError, DeviceMismatchError, FileError, UnknownBackendError, XdevError
+
+__all__ = ["app", "main"]
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes: something went wrong; the command line asks for what there is not; control-C."""
+
+
+class Commands(TyperGroup):
+    """The group of all commands, which turns errors into messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except XdevError as error:
+            _complain(f"error: {error}")
+            raise typer.Exit(exit_code(error)) from None
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def exit_code(error: XdevError) -> int:
+    """Return the exit code for an error."""
+    misused = isinstance(error, FileError | DeviceError | UnknownBackendError)
+    return MISUSED if misused and not isinstance(error, DeviceMismatchError) else FAILED
+
+
+def _complain(text: str) -> None:
+    from .output import console
+
+    sys.stdout.flush()
+    console(error=True).print(text, style="red")
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Array and training code that runs unchanged on NumPy, torch, JAX and CuPy.",
+    epilog="XDEV_DEVICE names the default device, XDEV_BACKENDS the backends to use and their order.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train_app = typer.Typer(help="Train an example, on one device or on all.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xdev {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Array and training code that runs unchanged on NumPy, torch, JAX and CuPy."""
+
+
+@app.command()
+def devices(json: Json = False) -> None:
+    """List the devices of this machine, best first, and say which is the default and why."""
+    from . import reports
+
+    reports.devices(as_json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say of each known backend whether it works here, and if not, why and what to do."""
+    from . import reports
+
+    reports.doctor(as_json=json)
+
+
+@app.command("test-backend")
+def conformance(
+    name: Annotated[str, typer.Argument(help="A backend's name, such as numpy, or that of your own plug-in.")],
+    json: Json = False,
+) -> None:
+    """Check that a backend keeps the contract, on each of its devices; exit code 1 if it does not."""
+    from . import reports
+
+    if not reports.conformance(name, as_json=json):
+        raise typer.Exit(FAILED)
+
+
+class Precision(enum.StrEnum):
+    """The float dtypes of `xdev train`."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+@train_app.callback()
+def train() -> None:
+    """Train an example, on one device or on all."""
+
+
+@train_app.command()
+def digits(
+    device: Annotated[
+        str,
+        typer.Option(help='"all", or devices separated by commas, such as numpy,torch:cuda:0,gpu.'),
+    ] = "all",
+    epochs: Annotated[int, typer.Option(min=1, help="Times through the training set.")] = 40,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 128,
+    lr: Annotated[float, typer.Option(min=0.0, help="Learning rate of AdamW.")] = 3e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and of the order of the rows.")] = 0,
+    dtype: Annotated[Precision, typer.Option(help="Dtype of model and data.")] = Precision.FLOAT32,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    name: Annotated[str, typer.Option(help="Name of this run's folder; by default digits and the time.")] = "",
+    json: Json = False,
+) -> None:
+    """Train one small network on scanned digits, with the same loop on every device.
+
+    A table compares the devices. The run's folder gets metrics.jsonl, curves.png and the trained model of each device.
+    """
+    from .train import Options, train_digits
+
+    options = Options(
+        devices=device,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        dtype=dtype.value,
+        out=out,
+        name=name,
+    )
+    if not train_digits(options, as_json=json):
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """Run the command line; the entry point of `xdev`."""
+    try:
+        app(prog_name="xdev")
+    except KeyboardInterrupt:  # before a command runs
+        sys.exit(INTERRUPTED)

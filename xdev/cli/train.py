@@ -1,0 +1,140 @@
+"""`xdev train digits`: one network and one training loop, on every device after another.
+
+Requirements: what can be refused is refused before training; a device that cannot do it is a line with its reason;
+what was trained before an error or control-C is on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import Loader
+from ..device import Device, device, precision
+from ..errors import BackendUnavailable, DeviceError, DTypeError, UnknownBackendError
+from . import folder, job, summary
+from .digits import Digits, load
+from .output import console, print_json, standard_output_kept
+from .progress import Bars, Lines, progress
+from .survey import reason, survey, usable
+
+__all__ = ["Options", "train_digits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `xdev train digits`, as its help says them."""
+
+    devices: str
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+    dtype: str
+    out: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A backend or device that could not be used, or failed."""
+
+    backend: str
+    where: str
+    reason: str
+    failed: bool = False
+
+
+def train_digits(options: Options, *, as_json: bool) -> bool:
+    """Run the job and print its table; return whether every device that started came to the end."""
+    screen = console(error=as_json)
+    runs: list[job.Run] = []
+    place = None
+    with standard_output_kept() if as_json else contextlib.nullcontext():
+        data = load()
+        Loader(data[:2], batch_size=options.batch_size)  # refuses a batch size that does not fit
+        chosen, skipped = _choose(options.devices)
+        if chosen:
+            place = folder.create(options.out, options.name, "digits")
+            sizes = f"{len(data.x_train)} digits to train on, {len(data.x_test)} to test"
+            screen.print(f"{sizes}; writing to {place}", soft_wrap=True)
+            with precision(options.dtype), progress(screen, options.epochs) as report:
+                for where in chosen:
+                    outcome = _train_on(where, data, options, place, report)
+                    (runs if isinstance(outcome, job.Run) else skipped).append(outcome)  # type: ignore[arg-type]
+        for note in summary.draw(place, runs) if place and runs else ():
+            screen.print(note)
+    if as_json:
+        print_json(
+            {
+                "runs": [run.as_dict() for run in runs],
+                "skipped": [{"backend": s.backend, "device": s.where, "reason": s.reason} for s in skipped],
+                "folder": str(place) if place else None,
+            }
+        )
+    else:
+        summary.show(screen, runs, [(s.where, s.reason, s.failed) for s in skipped])
+    if not runs:
+        screen.print("no device could be used", style="red")
+    return bool(runs) and not any(s.failed for s in skipped)
+
+
+def _train_on(where: Device, data: Digits, options: Options, place: Path, report: Bars | Lines) -> job.Run | Skipped:
+    """Train on one device and save the model, or say why that is not possible there."""
+    try:
+        if not where.backend.holds(options.dtype, where.info):
+            raise DTypeError(f"{where} cannot hold {options.dtype}; train there with another --dtype")
+        with _logged(place, where, report) as log:
+            run = job.train_on(where, data, options, log)
+    except (BackendUnavailable, DTypeError) as error:
+        return Skipped(where.backend.name, str(where), reason(error))
+    except job.FrameworkError as error:
+        trace = folder.write_traceback(place, job.file_stem(where), error)
+        return Skipped(where.backend.name, str(where), f"{error} (traceback in {trace.name})", failed=True)
+    run.save(place)
+    return run
+
+
+def _choose(text: str) -> tuple[list[Device], list[Skipped]]:
+    """Return the devices that the option --device asks for, and what cannot be used."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise DeviceError('--device is empty; say "all", or devices such as numpy,torch:cuda:0')
+    chosen: list[Device] = []
+    skipped: list[Skipped] = []
+    for word in words:
+        if word == "all":
+            found = survey()
+            chosen += usable(found)
+            skipped += [Skipped(entry.name, entry.name, entry.reason) for entry in found if not entry.devices]
+            continue
+        try:
+            chosen.append(device(word))
+        except (DeviceError, UnknownBackendError):  # there is no such thing: the command line is wrong
+            raise
+        except Exception as error:  # noqa: BLE001  a plug-in may raise anything; it is reported in the table
+            skipped.append(Skipped(word.partition(":")[0], word, reason(error)))
+    return list(dict.fromkeys(chosen)), list(dict.fromkeys(skipped))
+
+
+@contextlib.contextmanager
+def _logged(place: Path, where: Device, report: Bars | Lines) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Write each record into metrics.jsonl as it comes, and show it."""
+    with (place / "metrics.jsonl").open("a", encoding="utf-8") as file, report.device(str(where)) as show:
+
+        def log(record: dict[str, Any]) -> None:
+            written = {"device": str(where), **record}
+            file.write(json.dumps({k: v if _finite(v) else None for k, v in written.items()}) + "\n")
+            file.flush()
+            show(record["epoch"], record["loss"])
+
+        yield log
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

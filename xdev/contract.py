@@ -1,0 +1,300 @@
+"""The backend contract: what a framework must say about itself, and what it may do better than the defaults.
+
+A backend is one class. Required: `name`, `framework`, `xp`, `owns`, `devices`, `place`, `to_host`, `device_of`.
+Everything else has a working default. The framework is imported in `__init__`, never at the top of the plug-in,
+so that finding a plug-in costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+__all__ = ["Array", "Backend", "Capabilities", "DeviceInfo", "dtype_name", "nbytes_of"]
+
+Array = Any  # arrays are the frameworks' own; no common static type exists
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What arrays of a backend can do, as flags that the core and tests read instead of names.
+
+    Attributes
+    ----------
+    mutable
+        Arrays can be written in place.
+    has_bfloat16
+        The backend computes in bfloat16.
+    lazy
+        Calls return before their result is there.
+    boolean_indexing_in_jit
+        Boolean masks work under `xdev.jit`.
+    visible_transfers
+        Which implicit crossings `watch_transfers` can report, in words.
+    """
+
+    mutable: bool = True
+    has_bfloat16: bool = False
+    lazy: bool = False
+    boolean_indexing_in_jit: bool = True
+    visible_transfers: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceInfo:
+    """One device as its backend describes it.
+
+    Attributes
+    ----------
+    kind
+        cpu, cuda, rocm, mps, xpu, tpu, or a kind of the backend's own.
+    index
+        Number among the devices of that kind.
+    handle
+        Hashable identity, equal to what `Backend.device_of` returns for arrays there.
+    native
+        The framework's own device object; `handle` if not given.
+    name
+        The hardware's name, for people.
+    hardware
+        Identity shared by frameworks: equal strings are the same memory.
+    listed
+        Whether `xdev.devices()` shows it; unlisted devices can still be named.
+    members
+        The handles of the devices that an array sharded over several lies on.
+    """
+
+    kind: str
+    index: int
+    handle: Hashable
+    native: Any = None
+    name: str = ""
+    hardware: str = ""
+    listed: bool = True
+    members: tuple[Hashable, ...] = ()
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return the standard's name of any framework's dtype object, such as "float32"."""
+    if isinstance(dtype, str):
+        return dtype
+    text = str(dtype)
+    if "." in text and "'" not in text:  # torch.float32, array_api_strict.float32
+        return text.rpartition(".")[2]
+    try:
+        return str(np.dtype(dtype).name)
+    except TypeError:
+        return text
+
+
+def nbytes_of(x: Array) -> int:
+    """Return the size of an array's elements in bytes; the standard has no `nbytes`."""
+    found = getattr(x, "nbytes", None)
+    return int(np.dtype(dtype_name(x.dtype)).itemsize * math.prod(x.shape) if found is None else found)
+
+
+class Backend(ABC):
+    """A framework, as xdev sees it.
+
+    A backend equals its name as a string, so that `device.backend == "numpy"` reads as it should.
+    """
+
+    known_devices: dict[Hashable, Any]
+    """The `xdev.Device` of each handle met so far; kept by the core."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self.known_devices = {}
+        return self
+
+    name: ClassVar[str]
+    """The first word of its devices' names, such as "torch"."""
+    framework: ClassVar[str]
+    """The module whose import makes its arrays exist, such as "torch"."""
+    install: ClassVar[str] = ""
+    """The command that installs it."""
+    is_host: ClassVar[bool] = False
+    """Whether its arrays are the host's own, so that what arrives there has left the devices; NumPy alone."""
+    priority: ClassVar[int] = 0
+    """Rank when the best device is chosen; higher comes first."""
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    """What its arrays can do, as flags that others read instead of its name."""
+    kernels: Mapping[str, Callable[..., Any]] = {}
+    """Fast paths for the functions of `xdev.ops`, by name."""
+    xp: Any
+    """The Array API namespace, not bound to a device."""
+
+    # -- required -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def owns(self, x: object) -> bool:
+        """Return whether `x` is an array of this framework; must depend on `type(x)` alone."""
+
+    @abstractmethod
+    def devices(self) -> Sequence[DeviceInfo]:
+        """Return the devices, best first; raise `BackendUnavailable` with reason and remedy if there are none."""
+
+    @abstractmethod
+    def device_of(self, x: Array) -> Hashable | None:
+        """Return the handle of the device of `x`; None for an array that has none, as under `jit`."""
+
+    @abstractmethod
+    def place(self, x: Array, info: DeviceInfo, copy: bool | None) -> Array:
+        """Return `x`, an array of this framework or of NumPy, on that device.
+
+        `copy=None` shares memory where that is safe, `True` never does (and the source may be written as soon as
+        this returns), `False` raises `CopyRequiredError` where it cannot.
+        """
+
+    @abstractmethod
+    def to_host(self, x: Array) -> np.ndarray[Any, Any]:
+        """Return `x` as a NumPy array, sharing memory if it can; the values are there when it returns."""
+
+    # -- optional: devices ---------------------------------------------------------------------------
+
+    def describe(self, handle: Hashable) -> DeviceInfo:
+        """Describe a device that `devices` does not list, such as the mesh of a sharded array."""
+        raise KeyError(handle)
+
+    def handle_of(self, native: object) -> Hashable | None:
+        """Return the handle of the framework's own device object; None if `native` is no device of it here."""
+        for info in self.devices():
+            known = info.handle if info.native is None else info.native
+            if not isinstance(native, str | int) and type(native) is type(known) and native == known:
+                return info.handle
+        return None
+
+    def scope(self, info: DeviceInfo) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the framework's own calls work on that device."""
+        return contextlib.nullcontext()
+
+    def binds(self, x: Array) -> bool:
+        """Return whether what a function creates must follow `x`; False for uncommitted and traced arrays."""
+        return True
+
+    def has_no_device(self, x: Array) -> bool:
+        """Return whether `x` mixes with arrays of any device, as NumPy scalars do."""
+        return False
+
+    def bind(self, function: Callable[..., Any], name: str, info: DeviceInfo, creates: bool) -> Callable[..., Any]:
+        """Return the function of the namespace that works on that device; `creates` marks creation functions."""
+        if not creates:
+            return function
+        native = info.native if info.native is not None else info.handle
+
+        @functools.wraps(function)
+        def create(*args: Any, device: Any = None, **kwargs: Any) -> Array:
+            return function(*args, device=native if device is None else device, **kwargs)
+
+        return create
+
+    def wait(self, x: Array) -> None:  # noqa: B027  doing nothing is right for eager frameworks
+        """Return when `x` has been computed."""
+
+    def wait_device(self, info: DeviceInfo) -> None:  # noqa: B027  likewise
+        """Return when the device has done all work given to it."""
+
+    def precision(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the framework lets arrays of that float dtype exist."""
+        return contextlib.nullcontext()
+
+    def memory(self, info: DeviceInfo) -> tuple[int, int] | None:
+        """Return (total, free) memory in bytes, or None if the framework does not say."""
+        return None
+
+    # -- optional: arrays ----------------------------------------------------------------------------
+
+    def holds(self, dtype: str, info: DeviceInfo) -> bool:
+        """Return whether arrays of that dtype can live on that device."""
+        if dtype == "bfloat16":
+            return self.capabilities.has_bfloat16
+        return hasattr(self.xp, dtype)
+
+    def dtype(self, name: str) -> Any:
+        """Return the framework's dtype of that name, one that `holds` accepts."""
+        return getattr(self.xp, name)
+
+    def clone(self, x: Array) -> Array:
+        """Return a copy of `x` on its device."""
+        return self.xp.asarray(x, copy=True)
+
+    def pointer(self, x: Array) -> int | None:
+        """Return the address of the first element, by which sharing is recognised, or None if not known."""
+        return None
+
+    def adopt(self, x: Array, info: DeviceInfo) -> Array:
+        """Take in an array of another framework on the same hardware without the host, or return NotImplemented."""
+        return NotImplemented
+
+    # -- optional: transformations -------------------------------------------------------------------
+
+    def value_and_grad(
+        self, function: Callable[[list[Array]], tuple[Array, Any]], leaves: list[Array]
+    ) -> tuple[Array, Any, list[Array]]:
+        """Return (value, auxiliary output, gradients) of `function(leaves) -> (scalar, auxiliary)`.
+
+        The default is `NotImplemented`: the core then uses its own reverse mode.
+        """
+        return NotImplemented  # type: ignore[no-any-return]  # as binary operators do
+
+    def vjp(
+        self, function: Callable[[list[Array]], list[Array]], leaves: list[Array]
+    ) -> tuple[list[Array], Callable[[list[Array]], list[Array]]]:
+        """Return the outputs and the pullback of `function`; the default is `NotImplemented`, as above."""
+        return NotImplemented  # type: ignore[no-any-return]  # likewise
+
+    def stop_gradient(self, x: Array) -> Array:
+        """Return `x` as a constant."""
+        return x
+
+    def jit(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+        """Compile a function of lists of arrays; the arguments numbered in `donate` may be consumed."""
+        return function
+
+    def update(self, name: str) -> Callable[..., Any] | None:
+        """Return the framework's fused in-place update for an optimizer of that name, if it has one."""
+        return None
+
+    # -- optional: reports ---------------------------------------------------------------------------
+
+    def version(self) -> str:
+        """Return the framework's version."""
+        import importlib.metadata
+
+        try:
+            return importlib.metadata.version(self.framework.replace("_", "-"))
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
+
+    def diagnose(self) -> list[tuple[str, str]]:
+        """Return (finding, remedy) pairs for `xdev doctor`."""
+        return []
+
+    def is_device_mismatch(self, error: BaseException) -> bool:
+        """Return whether an error of the framework says that arrays are on different devices."""
+        return False
+
+    def watch_transfers(self, callback: Callable[[str, Array], None]) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which implicit crossings to the host call `callback(what, array)` first."""
+        return contextlib.nullcontext()
+
+    # -- identity ------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or other == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"<xdev backend {self.name!r}>"

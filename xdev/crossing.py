@@ -1,0 +1,218 @@
+"""One array on its way from a device to another: checked, watched by ledgers and budgets, then conveyed.
+
+Requirements: memory is shared only where that is safe: same framework, or two frameworks neither of which thinks its
+memory immutable. Nothing is truncated silently.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NoReturn
+
+import numpy as np
+
+from . import ledger
+from .contract import Backend, dtype_name, nbytes_of
+from .device import ACCELERATORS, Device, host
+from .errors import CopyRequiredError, DTypeError, TransferError, XdevError
+from .values import kind_of
+
+__all__ = ["cast", "cross", "read", "take_in"]
+
+_SMALLER = {"float64": "float32", "complex128": "complex64", "int64": "int32", "uint64": "uint32"}
+
+
+def cross(
+    x: Any,
+    backend: Backend,
+    source: Device,
+    to: Device,
+    copy: bool | None,
+    path: Any,
+    dtype: str | None = None,
+) -> Any:
+    """Move one array to another device, in a dtype."""
+    name = dtype_name(x.dtype)
+    wanted = name if dtype is None else dtype
+    if source is to and wanted == name:
+        return backend.clone(x) if copy else x
+    if kind_of(name) is None:
+        raise DTypeError(
+            f"{_label(path)} has dtype {x.dtype}, which is none of numbers and cannot be moved; turn it into numbers "
+            "first"
+        )
+    if not to.backend.holds(wanted, to.info):
+        _refuse_dtype(name, wanted, to, path)
+    if copy is False:
+        _check_sharing(source, to, wanted, name, path)
+    if wanted != name and backend.holds(wanted, source.info):
+        with source.scope():
+            x = cast(x, backend, wanted)
+        name = wanted
+    if source is to:
+        return cast(x, backend, wanted)
+    if ledger.active():
+        moved = _convey_watched(x, backend, source, to, copy, path)
+    else:
+        moved = _convey(x, backend, source, to, copy, path)
+    if wanted == name:
+        return moved
+    with to.scope():
+        return cast(moved, to.backend, wanted)
+
+
+def read(x: Any, backend: Backend, source: Device) -> np.ndarray[Any, Any]:
+    """Return the values of an array on the host, to be read at once; counted as a transfer."""
+    if not ledger.active() or source.is_host:
+        return _to_host(x, backend, None)
+    values: np.ndarray = _watched(lambda: _to_host(x, backend, None), x, source, host(), None, lambda _: "copy")
+    return values
+
+
+def cast(x: Any, backend: Backend, dtype: str | None) -> Any:
+    """Return an array in a dtype of its backend, the same object if it has it."""
+    if dtype is None or dtype_name(x.dtype) == dtype:
+        return x
+    return backend.xp.astype(x, backend.dtype(dtype), copy=False)
+
+
+def _label(path: Any) -> str:
+    return str(path) if path is not None else "the array"
+
+
+# -- checks ------------------------------------------------------------------------------------------
+
+
+def _refuse_dtype(name: str, wanted: str, to: Device, path: Any) -> NoReturn:
+    smaller = _SMALLER.get(wanted, "float32")
+    if to.backend.holds(smaller, to.info):
+        advice = f'say dtype="{smaller}" to convert it: xdev.to_device(x, "{to}", dtype="{smaller}")'
+    else:
+        advice = "choose another dtype= or device"
+    with to.backend.precision("float64"):
+        if to.backend.holds(wanted, to.info):
+            advice += ', or work within `with xdev.precision("float64"):`'
+    what = f"{_label(path)} is {name}" if wanted == name else f"dtype={wanted!r} was asked for {_label(path)}"
+    raise DTypeError(f"{what}, which {to} cannot hold; {advice}")
+
+
+def _check_sharing(source: Device, to: Device, wanted: str, name: str, path: Any) -> None:
+    reason = None
+    if wanted != name:
+        reason = f"{name} becomes {wanted}"
+    elif source.hardware != to.hardware:
+        reason = f"{source} and {to} are different hardware"
+    if reason:
+        _refuse_sharing(reason, path)
+
+
+def _refuse_sharing(reason: object, path: Any) -> NoReturn:
+    raise CopyRequiredError(f"{_label(path)} cannot be shared: {reason}; leave out copy=False")
+
+
+def _shares(x: Any, backend: Backend, moved: Any, other: Backend) -> bool:
+    mine = backend.pointer(x)
+    return mine is not None and mine == other.pointer(moved)
+
+
+# -- moving ------------------------------------------------------------------------------------------
+
+
+def _watched(move: Any, x: Any, source: Device, to: Device, path: Any, kind: Any) -> Any:
+    """Move under the eyes of the ledgers and budgets of this context."""
+    direction = ledger.direction_of(source, to)
+    nbytes = nbytes_of(x)
+    label = str(path) if path is not None else ""
+    ledger.check(direction, nbytes, f"moving {label or 'an array'} from {source} to {to}")
+    start = time.perf_counter()
+    with ledger.muted():
+        moved = move()  # not waited for: a ledger must not make a loop wait for its device
+        seconds = time.perf_counter() - start
+        how = kind(moved)
+    ledger.record(ledger.TransferRecord(str(source), str(to), nbytes, seconds, how, label, ledger.caller(), direction))
+    return moved
+
+
+def _convey_watched(x: Any, backend: Backend, source: Device, to: Device, copy: bool | None, path: Any) -> Any:
+    def move() -> Any:
+        return _convey(x, backend, source, to, copy, path)
+
+    def kind(moved: Any) -> str:
+        return "view" if _shares(x, backend, moved, to.backend) else "copy"
+
+    return _watched(move, x, source, to, path, kind)
+
+
+def _convey(x: Any, backend: Backend, source: Device, to: Device, copy: bool | None, path: Any) -> Any:
+    """Move one array whose dtype the target holds."""
+    target = to.backend
+    moved = NotImplemented
+    try:
+        if target is backend:
+            moved = _place(x, to, copy, path)
+        elif source.kind in ACCELERATORS and source.hardware == to.hardware:
+            moved = _adopt(x, backend, to, copy, path)
+        if moved is NotImplemented:
+            moved = _through_host(x, backend, to, copy, path)
+    except CopyRequiredError as error:
+        _refuse_sharing(error, path)
+    if copy is False and 0 not in tuple(x.shape) and not _shares(x, backend, moved, target):
+        _refuse_sharing(f"{backend} and {target} would not share this memory layout", path)
+    return moved
+
+
+def _place(x: Any, to: Device, copy: bool | None, path: Any) -> Any:
+    try:
+        return to.backend.place(x, to.info, copy)
+    except (NotImplementedError, TypeError) as error:  # sparse, quantised, meta: layouts without values to move
+        raise TransferError(f"{_label(path)} cannot be moved to {to}: {error}") from error
+
+
+def _adopt(x: Any, backend: Backend, to: Device, copy: bool | None, path: Any) -> Any:
+    if copy is False and not backend.capabilities.mutable:
+        _refuse_sharing(f"{backend}'s arrays are immutable, and {to.backend} could write to the memory", path)
+    moved = to.backend.adopt(x, to.info)
+    # One side thinks this memory immutable, and the other could write it.
+    if moved is not NotImplemented and (copy or (copy is None and not backend.capabilities.mutable)):
+        moved = to.backend.clone(moved)
+    return moved
+
+
+def _to_host(x: Any, backend: Backend, path: Any) -> np.ndarray[Any, Any]:
+    try:
+        return backend.to_host(x)
+    except (NotImplementedError, TypeError) as error:
+        raise TransferError(f"{_label(path)} cannot be brought to the host: {error}") from error
+
+
+def _through_host(x: Any, backend: Backend, to: Device, copy: bool | None, path: Any) -> Any:
+    pulled = _to_host(x, backend, path)
+    if copy is None and not pulled.flags.writeable:
+        copy = True  # one side thinks this memory immutable, and the other could write it
+    return _place(pulled, to, copy, path)
+
+
+# -- foreign arrays ----------------------------------------------------------------------------------
+
+
+def take_in(x: Any, to: Device, copy: bool | None, path: Any, dtype: str | None) -> Any:
+    """Place an array of a framework that xdev does not know, which exports DLPack or the CUDA array interface."""
+    adopted = to.backend.adopt(x, to.info)
+    if adopted is not NotImplemented:
+        if dtype is not None and copy is False and dtype_name(adopted.dtype) != dtype:
+            _refuse_sharing(f"{dtype_name(adopted.dtype)} becomes {dtype}", path)
+        adopted = to.backend.clone(adopted) if copy else adopted
+        with to.scope():
+            return cast(adopted, to.backend, dtype)
+    try:
+        viewed = np.from_dlpack(x)
+    except XdevError:
+        raise
+    except Exception as error:  # foreign code may raise anything
+        raise TransferError(
+            f"{_label(path)} is a {type(x).__module__}.{type(x).__qualname__} that can be taken in neither by "
+            f"{to} nor by the host ({error})"
+        ) from error
+    if copy is None and to.is_host and not viewed.flags.writeable:
+        copy = True
+    return cross(viewed, host().backend, host(), to, copy, path, dtype)

@@ -1,0 +1,160 @@
+"""What gradients and training steps share: taking trees apart, checking losses, and telling errors as what they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from . import autodiff, registry, tree
+from .contract import Backend, dtype_name
+from .device import common_device, device_of_array, native_of
+from .errors import DeviceMismatchError, GradientError
+from .tree_marks import trainable_mask
+
+__all__ = ["Split", "check_loss", "constants", "differentiate", "explained", "is_differentiable", "take_apart"]
+
+_FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
+DIFFERENTIABLE = _FLOATING | {"complex64", "complex128"}
+
+
+class Split:
+    """The differentiable leaves of several trees, apart from the rest; ties within a model are one leaf."""
+
+    def __init__(self, treedefs: list[tree.TreeDef], all_leaves: list[list[Any]], places: list[list[int]]) -> None:
+        self._treedefs = treedefs
+        self._all = all_leaves
+        self._places = places
+        self.leaves: list[Any] = []
+
+    @classmethod
+    def of(cls, trees: Sequence[Any]) -> Split:
+        """Take trees apart."""
+        treedefs, all_leaves, places = [], [], []
+        picked: list[Any] = []
+        for tree_ in trees:
+            leaves, treedef = tree.flatten(tree_)
+            mask = trainable_mask(tree_, treedef) if len(leaves) > 1 else [True] * len(leaves)
+            tied: dict[int, int] = {}
+            is_model = hasattr(type(tree_), "__xdev_trainable__")
+            where = []
+            for leaf, allowed in zip(leaves, mask, strict=True):
+                if not (allowed and is_differentiable(leaf)):
+                    where.append(-1)
+                    continue
+                place = tied.get(id(leaf), len(picked)) if is_model else len(picked)
+                if place == len(picked):
+                    picked.append(leaf)
+                    tied[id(leaf)] = place
+                where.append(place)
+            treedefs.append(treedef)
+            all_leaves.append(leaves)
+            places.append(where)
+        made = cls(treedefs, all_leaves, places)
+        made.leaves = picked
+        return made
+
+    def join(self, leaves: list[Any]) -> list[Any]:
+        """Return the trees with these leaves in the differentiable places."""
+        return self._join(leaves, lambda leaf: leaf)
+
+    def join_gradients(self, gradients: list[Any]) -> list[Any]:
+        """Return gradients in the trees' structure, zeros where nothing is differentiated."""
+        return self._join(gradients, _zero_like)
+
+    def _join(self, leaves: list[Any], other: Callable[[Any], Any]) -> list[Any]:
+        return [
+            tree.unflatten(treedef, [leaves[p] if p >= 0 else other(leaf) for leaf, p in zip(old, where, strict=True)])
+            for treedef, old, where in zip(self._treedefs, self._all, self._places, strict=True)
+        ]
+
+
+def _zero_like(leaf: Any) -> Any:
+    owned = native_of(leaf)
+    if owned is None:
+        return 0 if isinstance(leaf, int | float | complex) else leaf
+    backend, native = owned
+    device = device_of_array(backend, native)
+    xp = backend.xp if device is None else device.xp
+    return xp.zeros_like(native)
+
+
+def is_differentiable(leaf: Any) -> bool:
+    """Return whether a leaf is an array of a floating or complex dtype."""
+    if registry.find_backend(leaf) is None and not hasattr(type(leaf), "__xdev_value__"):
+        return False
+    return dtype_name(leaf.dtype) in DIFFERENTIABLE
+
+
+def differentiate(
+    backend: Backend, function: Callable[[list[Any]], tuple[Any, list[Any]]], leaves: list[Any]
+) -> tuple[Any, list[Any], list[Any]]:
+    """Return (value, auxiliary arrays, gradients) by the backend's gradients, or else by the tape."""
+    native = backend.value_and_grad(function, leaves)
+    return autodiff.value_and_grad(function, leaves) if native is NotImplemented else native
+
+
+def constants(backend: Backend, tree_: Any) -> Any:
+    """Return what a function takes beside its differentiated leaves, in the form that its gradients need.
+
+    On the tape, arrays become traced constants: `xdev.namespace` of them is then the traced namespace.
+    """
+    if type(backend).value_and_grad is not Backend.value_and_grad:
+        return tree_
+    return tree.map(autodiff.lift, tree_)
+
+
+def check_loss(value: Any) -> None:
+    """Refuse a loss that cannot be differentiated."""
+    shape = getattr(value, "shape", None)
+    if shape is None or not hasattr(value, "dtype"):
+        raise GradientError(
+            f"value_and_grad needs a scalar array as loss, got a {type(value).__name__}; "
+            "float(), .item() and xdev.item leave the graph"
+        )
+    if tuple(shape) != ():
+        raise GradientError(f"value_and_grad needs a scalar loss, got shape {tuple(shape)}; take its mean")
+    name = dtype_name(value.dtype)
+    if name not in _FLOATING:
+        raise GradientError(
+            f"value_and_grad needs a real floating loss, got dtype {name}; take its real part or cast it"
+        )
+
+
+def take_apart(out: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """Return the arrays of a tree, and the function that puts others in their places."""
+    leaves, treedef = tree.flatten(out)
+    is_array = [native_of(leaf) is not None for leaf in leaves]
+    arrays = [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes]
+    others = [None if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
+
+    def rebuild(new: list[Any]) -> Any:
+        fresh = iter(new)
+        return tree.unflatten(
+            treedef, [next(fresh) if yes else other for yes, other in zip(is_array, others, strict=True)]
+        )
+
+    return arrays, rebuild
+
+
+@contextlib.contextmanager
+def explained(backend: Backend, roots: list[tuple[str, Any]]) -> Iterator[None]:
+    """Tell errors that come of arrays on different devices as what they are."""
+    try:
+        yield
+    except DeviceMismatchError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        try:
+            common_device(roots, "this call")
+        except DeviceMismatchError as told:
+            raise told from error
+        except Exception:  # noqa: BLE001  the first error is the one to tell
+            raise error from None
+        if backend.is_device_mismatch(error):
+            raise DeviceMismatchError(
+                f"arrays are on different devices, one of them not among the arguments ({error}). Move what the "
+                "function takes from outside: x = xdev.to_device(x, xdev.device_of(...)), or create it with "
+                "xp = xdev.namespace(x)"
+            ) from error
+        raise

@@ -1,0 +1,119 @@
+"""Namespaces bound to a device: array-api-compat's functions, of which those that create do it on that device.
+
+Requirements: attributes are resolved on first use and kept in the instance, so that a second access is a plain
+attribute. Without a `precision` in force, a created array's default dtype is the framework's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from .contract import Backend, DeviceInfo
+
+__all__ = ["CREATION", "BoundNamespace"]
+
+CREATION = frozenset({"arange", "asarray", "empty", "eye", "from_dlpack", "full", "linspace", "ones", "zeros"})
+"""The functions of the standard that take `device=` and no array to follow."""
+FLOAT_BY_DEFAULT = frozenset({"empty", "eye", "linspace", "ones", "zeros"})
+"""Those whose result is floating point unless `dtype=` says otherwise."""
+FLOAT_BY_VALUE = frozenset({"arange", "asarray", "full"})
+"""Those whose result is floating point if a Python number given to them is."""
+
+default_float: ContextVar[str | None] = ContextVar("xdev default float dtype", default=None)
+
+
+class BoundNamespace:
+    """The Array API namespace of one device.
+
+    Creation functions create on the device, `*_like` functions follow their argument, and every other function is
+    array-api-compat's own.
+    """
+
+    def __init__(self, backend: Backend, info: DeviceInfo, label: str) -> None:
+        self._backend = backend
+        self._info = info
+        self._label = label
+        self.__name__ = backend.xp.__name__
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = getattr(self._backend.xp, name)
+        except AttributeError:
+            raise AttributeError(f"the namespace of {self._label} has no {name!r}") from None
+        if self._info.members:  # a mesh: where an array lands is for its framework's sharding rules
+            pass
+        elif isinstance(value, types.ModuleType) and name in {"linalg", "fft"}:
+            value = BoundExtension(self, value)
+        elif callable(value) and not isinstance(value, type) and not name.startswith("__"):
+            value = self._backend.bind(value, name, self._info, name in CREATION)
+            if name in FLOAT_BY_DEFAULT or name in FLOAT_BY_VALUE:
+                value = _with_default_dtype(value, self, name in FLOAT_BY_VALUE)
+        self.__dict__[name] = value
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(self._backend.xp), *self.__dict__})
+
+    def __repr__(self) -> str:
+        return f"<namespace {self.__name__!r} on {self._label}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return _unpickle, (self._label,)
+
+
+class BoundExtension:
+    """An extension of the standard (`linalg`, `fft`) in a bound namespace."""
+
+    def __init__(self, parent: BoundNamespace, module: types.ModuleType) -> None:
+        self._parent = parent
+        self._module = module
+        self.__name__ = module.__name__
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._module, name)
+        if callable(value) and not isinstance(value, type):
+            creates = name in {"fftfreq", "rfftfreq"}
+            value = self._parent._backend.bind(value, name, self._parent._info, creates)
+        self.__dict__[name] = value
+        return value
+
+    def __repr__(self) -> str:
+        return f"<namespace {self.__name__!r} on {self._parent._label}>"
+
+
+def _with_default_dtype(create: Callable[..., Any], xp: BoundNamespace, by_value: bool) -> Callable[..., Any]:
+    @functools.wraps(create)
+    def create_float(*args: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        if dtype is None:
+            wanted = default_float.get()
+            if wanted is not None and not (by_value and not any(map(_has_float, (*args, *kwargs.values())))):
+                dtype = xp._backend.dtype(wanted)
+        return create(*args, dtype=dtype, **kwargs)
+
+    return create_float
+
+
+def _has_float(value: Any) -> bool:
+    """Return whether a Python number, or a list that holds one, is a float and none in it is complex."""
+    if isinstance(value, list | tuple):
+        kinds = {type(v) for v in _flat(value)}
+        return float in kinds and kinds <= {bool, int, float}
+    return type(value) is float
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _unpickle(label: str) -> BoundNamespace:
+    from .device_search import device  # the one upward reference: only a device's name can be pickled
+
+    return device(label).xp

@@ -1,0 +1,98 @@
+"""Op: one function for native and traced arrays of every backend.
+
+Requirements: an op is declared once, with its generic implementation over the standard's functions and its gradient
+rule. A backend's `kernels` may replace, by the op's name:
+
+=================== =========================================================================================
+name                on native arrays
+=================== =========================================================================================
+"softmax"           the op itself; where the framework has gradients of its own, it differentiates through it
+"softmax.forward"   for the tape: returns (y, saved), of an op that saves
+"softmax.backward"  for the tape: (g, saved, *args, needs, **kwargs) -> cotangents
+"scatter_add"       (values, places, size) -> sums of rows by place, which gradients of indexing need
+"in_range"          (indices, n) -> whether all are in [0, n); False also if that would wait for a device
+=================== =========================================================================================
+
+The owner of an array is one dictionary look-up by its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..autodiff import Primitive, TracedArray, TracedNamespace
+from ..device import namespace
+from ..errors import DeviceMismatchError
+from ..registry import backend_of, owners
+
+__all__ = ["OPS", "Op"]
+
+OPS: dict[str, Op] = {}
+"""All ops, by name."""
+
+
+class Op:
+    """A function with a generic implementation, a fused gradient and kernels.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the kernels of backends and in errors.
+    generic : callable
+        `generic(xp, *args, **kwargs) -> y`, or `-> (y, saved)` if it saves, with functions of `xp` alone: operators
+        would fail on a device that is not the framework's current one.
+    rule : callable
+        `rule(xp, g, saved, *args, needs, **kwargs)` returns a new array per positional argument, or None where
+        `needs` is false or there is no gradient; `saved` is `y` if the op does not save.
+    saves : bool
+        Whether `generic` returns what the rule wants besides.
+    """
+
+    def __init__(
+        self, name: str, generic: Callable[..., Any], rule: Callable[..., Sequence[Any]], *, saves: bool = False
+    ) -> None:
+        self.name = name
+        self._generic = generic
+        self._rule = rule
+        self._saves = saves
+        self._forward_kernel = f"{name}.forward" if saves else name
+        self._backward_kernel = f"{name}.backward"
+        self._primitive = Primitive(name, self._forward, self._backward, saves=saves, fresh=True)
+        OPS[name] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the op."""
+        for a in args:
+            if type(a) is TracedArray:
+                return self._primitive(*args, **kwargs)
+        backend = owners.get(type(args[0])) or backend_of(args[0])
+        kernel = backend.kernels.get(self.name)
+        try:
+            if kernel is not None:
+                return kernel(*args, **kwargs)
+            y = self._generic(namespace(*args), *args, **kwargs)
+        except DeviceMismatchError:
+            raise
+        except Exception:
+            namespace(*args)  # raises if they are on different devices, and then says so
+            raise
+        return y[0] if self._saves else y
+
+    def _forward(self, xp: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute the op one level below: with a kernel, unless that is traced too."""
+        if type(xp) is not TracedNamespace:
+            kernel = (owners.get(type(args[0])) or backend_of(args[0])).kernels.get(self._forward_kernel)
+            if kernel is not None:
+                return kernel(*args, **kwargs)
+        return self._generic(xp, *args, **kwargs)
+
+    def _backward(self, xp: Any, g: Any, saved: Any, *args: Any, needs: Any, **kwargs: Any) -> Sequence[Any]:
+        if type(xp) is not TracedNamespace:
+            kernel = (owners.get(type(args[0])) or backend_of(args[0])).kernels.get(self._backward_kernel)
+            if kernel is not None:
+                return kernel(g, saved, *args, needs=needs, **kwargs)  # type: ignore[no-any-return]
+        return self._rule(xp, g, saved, *args, needs=needs, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"

@@ -1,0 +1,154 @@
+"""What an optimizer is: a pair of pure functions, as optax has them, and perhaps the name of a fused update.
+
+Requirements: `params` is any tree; floating leaves that no module marks as buffer or frozen are updated, nothing else
+is touched; leaves tied within a model stay tied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import tree
+from ..contract import dtype_name
+from ..device import namespace
+from ..differentiation import is_differentiable
+from ..tree_marks import trainable_mask
+
+__all__ = ["Optimizer", "ScalarOrSchedule", "apply_updates", "chain", "map_trainable"]
+
+ScalarOrSchedule = float | Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A pair of pure functions over trees of parameters.
+
+    Attributes
+    ----------
+    init : callable
+        `init(params) -> state`.
+    update : callable
+        `update(grads, state, params) -> (updates, state)`; `apply_updates` adds the updates.
+    fused : str or None
+        The name under which a backend may offer an in-place update that does the same (`Backend.update`).
+    hyper : mapping
+        The keyword arguments of the fused update.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+    fused: str | None = None
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+
+def map_trainable(function: Callable[..., Any], params: Any, *rest: Any, other: Callable[[Any], Any]) -> Any:
+    """Map over the leaves that are trained; the others give `other(leaf)`."""
+    leaves, treedef = tree.flatten(params)
+    mask = trainable_mask(params, treedef)
+    columns = [tree.leaves(r) for r in rest]
+    out = []
+    for position, (leaf, allowed) in enumerate(zip(leaves, mask, strict=True)):
+        if allowed and is_differentiable(leaf):
+            out.append(function(leaf, *(column[position] for column in columns)))
+        else:
+            out.append(other(leaf))
+    return tree.unflatten(treedef, out)
+
+
+def zeros_like(leaf: Any) -> Any:
+    """Return zeros of a leaf's shape and dtype on its device; 0 for what is no array."""
+    return namespace(leaf).zeros_like(leaf) if hasattr(leaf, "dtype") else 0
+
+
+def first_array(params: Any) -> Any:
+    """Return the first array of a tree."""
+    return next(leaf for leaf in tree.leaves(params) if hasattr(leaf, "dtype"))
+
+
+def apply_updates(params: Any, updates: Any, /) -> Any:
+    """Add updates to parameters.
+
+    Parameters
+    ----------
+    params : tree
+        Parameters or a model.
+    updates : tree
+        Of the same structure, as an optimizer's `update` returns them.
+
+    Returns
+    -------
+    tree
+        New parameters in their own dtypes; leaves that are not trained come back as they are, and tied leaves tied.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev import optim
+    >>> optim.apply_updates({"w": np.ones(2)}, {"w": np.full(2, -0.5)})
+    {'w': array([0.5, 0.5])}
+    """
+    done: dict[int, Any] = {}
+
+    def add(leaf: Any, update: Any) -> Any:
+        if id(leaf) not in done:
+            xp = namespace(leaf)
+            total = xp.add(leaf, update)
+            if total.dtype != leaf.dtype:
+                total = xp.astype(total, leaf.dtype)
+            done[id(leaf)] = total
+        return done[id(leaf)]
+
+    return map_trainable(add, params, updates, other=lambda leaf: leaf)
+
+
+def chain(*transforms: Any) -> Optimizer:
+    """Run transformations one after another.
+
+    Parameters
+    ----------
+    *transforms : Optimizer
+        Each gets the updates of the one before.
+
+    Returns
+    -------
+    Optimizer
+        Its state is the tuple of their states.
+
+    Examples
+    --------
+    >>> from xdev import optim
+    >>> optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-3))
+    """
+
+    def init(params: Any) -> Any:
+        return tuple(transform.init(params) for transform in transforms)
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        states = []
+        for transform, its in zip(transforms, state, strict=True):
+            grads, new = transform.update(grads, its, params)
+            states.append(new)
+        return grads, tuple(states)
+
+    return Optimizer(init, update)
+
+
+def counter(params: Any) -> Any:
+    """Return a step count of zero where the parameters are: int32, shape ()."""
+    xp = namespace(first_array(params))
+    return xp.zeros((), dtype=xp.int32)
+
+
+def rate(learning_rate: ScalarOrSchedule, count: Any) -> Any:
+    """Return the learning rate of the step numbered `count` from zero."""
+    return learning_rate(count) if callable(learning_rate) else learning_rate
+
+
+def scaled(x: Any, factor: Any) -> Any:
+    """Return `x * factor` in the dtype of `x`; `factor` may be a 0-d array."""
+    xp = namespace(x)
+    if hasattr(factor, "dtype") and dtype_name(factor.dtype) != dtype_name(x.dtype):
+        factor = xp.astype(factor, x.dtype)
+    return xp.multiply(x, factor)

@@ -1,0 +1,191 @@
+"""Transformations that compose with the optimizers through `chain`, and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .. import tree
+from ..contract import dtype_name
+from ..device import namespace
+from .base import Optimizer, map_trainable, scaled, zeros_like
+
+__all__ = ["clip_by_global_norm", "cosine_decay", "global_norm", "linear_warmup", "scale"]
+
+
+def global_norm(grads: Any, /) -> Any:
+    """Return the norm of all gradients together.
+
+    Parameters
+    ----------
+    grads : tree of arrays
+        Floating; an array that stands twice counts once.
+
+    Returns
+    -------
+    array of shape ()
+        The square root of the sum of all squares, on their device.
+
+    Raises
+    ------
+    ValueError
+        If there is no floating array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev import optim
+    >>> float(optim.global_norm([np.asarray([3.0]), np.asarray([4.0])]))
+    5.0
+    """
+    total = None
+    for leaf in tree.unique(tree.leaves(grads))[0]:
+        if not hasattr(leaf, "dtype") or "float" not in dtype_name(leaf.dtype):
+            continue
+        square = namespace(leaf).sum(leaf * leaf)
+        total = square if total is None else total + square
+    if total is None:
+        raise ValueError("global_norm needs at least one floating array")
+    return namespace(total).sqrt(total)
+
+
+def clip_by_global_norm(max_norm: float, /) -> Optimizer:
+    """Scale gradients down so that their norm together is at most `max_norm`.
+
+    Parameters
+    ----------
+    max_norm : float
+        The largest norm that passes unchanged.
+
+    Returns
+    -------
+    Optimizer
+        A transformation without state.
+
+    References
+    ----------
+    Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev import optim
+    >>> clip = optim.clip_by_global_norm(1.0)
+    >>> grads = [np.asarray([3.0, 4.0])]
+    >>> clip.update(grads, clip.init(grads), grads)[0][0].round(6)
+    array([0.6, 0.8])
+    """
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        norm = global_norm(grads)
+        xp = namespace(norm)
+        factor = max_norm / xp.where(norm > max_norm, norm, xp.full_like(norm, max_norm))
+        return map_trainable(lambda p, g: scaled(g, factor), params, grads, other=zeros_like), state
+
+    return Optimizer(lambda params: (), update)
+
+
+def scale(factor: float, /) -> Optimizer:
+    """Multiply updates by a constant.
+
+    Parameters
+    ----------
+    factor : float
+        The constant.
+
+    Returns
+    -------
+    Optimizer
+        A transformation without state.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev import optim
+    >>> half = optim.scale(0.5)
+    >>> half.update([np.ones(1)], (), [np.ones(1)])[0]
+    [array([0.5])]
+    """
+
+    def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        return map_trainable(lambda p, g: scaled(g, factor), params, grads, other=zeros_like), state
+
+    return Optimizer(lambda params: (), update)
+
+
+def _as_float(count: Any) -> Any:
+    xp = namespace(count)
+    return xp.astype(count, xp.float32)
+
+
+def linear_warmup(peak: float, steps: int, after: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+    """Make a schedule that rises linearly from 0 to `peak`, and then follows another.
+
+    Parameters
+    ----------
+    peak : float
+        The rate at the end of the warm-up.
+    steps : int
+        Steps of the warm-up.
+    after : callable, optional
+        A schedule of the steps after it, counted from 0; constant at `peak` if left out.
+
+    Returns
+    -------
+    callable
+        Takes the step's number, returns the rate.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev import optim
+    >>> float(optim.linear_warmup(1.0, 10)(np.asarray(5)))
+    0.5
+    """
+
+    def schedule(count: Any) -> Any:
+        xp = namespace(count)
+        t = _as_float(count)
+        later = xp.full_like(t, peak) if after is None else after(xp.maximum(count - steps, xp.zeros_like(count)))
+        return xp.where(t < steps, t * (peak / max(steps, 1)), later)
+
+    return schedule
+
+
+def cosine_decay(peak: float, steps: int, end: float = 0.0) -> Callable[[Any], Any]:
+    """Make a schedule that falls from `peak` to `end` along half a cosine.
+
+    Parameters
+    ----------
+    peak : float
+        The rate at step 0.
+    steps : int
+        Steps until `end`, where it stays.
+    end : float, default: 0.0
+        The last rate.
+
+    Returns
+    -------
+    callable
+        Takes the step's number, returns the rate.
+
+    References
+    ----------
+    Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5 without restarts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev import optim
+    >>> float(optim.cosine_decay(1.0, 10)(np.asarray(10)))
+    0.0
+    """
+
+    def schedule(count: Any) -> Any:
+        xp = namespace(count)
+        t = _as_float(count) / float(max(steps, 1))
+        t = xp.where(t > 1.0, xp.ones_like(t), t)
+        return end + (peak - end) * 0.5 * (1.0 + xp.cos(t * math.pi))
+
+    return schedule

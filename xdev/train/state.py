@@ -1,0 +1,236 @@
+"""The state of a training run: parameters, optimizer state, step and seed; consumed by the step that takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import registry, tree
+from ..contract import Array, Backend
+from ..device import Device, common_device
+from ..differentiation import is_differentiable
+from ..errors import ArrayTypeError, GradientError, StaleStateError
+from ..optim import Optimizer
+from ..random import Generator
+from ..tree_marks import trainable_mask
+
+__all__ = ["ModelSpec", "TrainState"]
+
+
+class ModelSpec:
+    """How a model is taken apart: distinct trained arrays, distinct other arrays, and the static rest.
+
+    Leaves tied in the model are one array here, so that their gradients add up and they are updated once.
+    """
+
+    def __init__(self, model: Any) -> None:
+        leaves, self.treedef = tree.flatten(model)
+        mask = trainable_mask(model, self.treedef)
+        self._slots: list[tuple[str, Any]] = []
+        places: dict[int, tuple[str, int]] = {}
+        counts = {"param": 0, "other": 0}
+        for leaf, allowed in zip(leaves, mask, strict=True):
+            if registry.find_backend(leaf) is None:
+                self._slots.append(("static", leaf))
+                continue
+            if id(leaf) not in places:
+                kind = "param" if allowed and is_differentiable(leaf) else "other"
+                places[id(leaf)] = (kind, counts[kind])
+                counts[kind] += 1
+            self._slots.append(places[id(leaf)])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelSpec) and self.treedef == other.treedef and self._slots == other._slots
+
+    def __hash__(self) -> int:
+        return hash(self.treedef)
+
+    def take_apart(self, model: Any) -> tuple[list[Array], list[Array]]:
+        """Return the distinct trained arrays and the distinct other arrays of a model of this structure."""
+        found: dict[str, dict[int, Array]] = {"param": {}, "other": {}}
+        for leaf, (kind, place) in zip(self._leaves(model), self._slots, strict=True):
+            if kind != "static":
+                found[kind][place] = leaf
+        return list(found["param"].values()), list(found["other"].values())
+
+    def _leaves(self, model: Any) -> list[Any]:
+        leaves, treedef = tree.flatten(model)
+        if treedef != self.treedef:
+            raise GradientError(
+                f"the loss returned a model of another structure: {treedef}, expected {self.treedef}; "
+                "return the model that came in with only its arrays replaced"
+            )
+        return leaves
+
+    def build(self, params: list[Array], others: list[Array]) -> Any:
+        """Return the model with these arrays."""
+        source = {"param": params, "other": others}
+        return tree.unflatten(
+            self.treedef, [place if kind == "static" else source[kind][place] for kind, place in self._slots]
+        )
+
+
+class TrainState:
+    """Everything that a training step reads and replaces.
+
+    `create` copies the arrays, so the caller's model never changes. A step consumes the state that it is given, on
+    every backend: the arrays are updated in place or donated, and using it again raises `StaleStateError`.
+
+    Attributes
+    ----------
+    model : tree
+        The model as it is now; its arrays are the state's own and change with the next step.
+    opt_state : tree
+        The optimizer's state.
+    step : int
+        Steps done.
+    seed : int
+        Seed of the keys that losses get.
+    device : Device
+        Where it is.
+
+    Examples
+    --------
+    >>> import numpy as np, xdev
+    >>> from xdev import optim
+    >>> state = xdev.TrainState.create({"w": np.ones(2)}, optim.sgd(0.1))
+    >>> state.step, state.model
+    (0, {'w': array([1., 1.])})
+    """
+
+    __slots__ = ("_consumed", "_opt_state", "_others", "_params", "device", "seed", "spec", "step")
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        params: list[Array],
+        others: list[Array],
+        opt_state: Any,
+        step: int,
+        seed: int,
+        device: Device,
+    ) -> None:
+        self.spec = spec
+        self._params = params
+        self._others = others
+        self._opt_state = opt_state
+        self.step = step
+        self.seed = seed
+        self.device = device
+        self._consumed = False
+
+    @classmethod
+    def create(cls, model: Any, optimizer: Any, *, seed: int = 0) -> TrainState:
+        """Start a training run from a copy of a model.
+
+        Parameters
+        ----------
+        model : tree
+            An `xdev.nn.Module` or any tree of parameters; all its arrays on one device.
+        optimizer : Optimizer
+            From `xdev.optim`, or any object with optax's `init` and `update` where the arrays suit it.
+        seed : int, default: 0
+            Seed of the keys that losses get.
+
+        Returns
+        -------
+        TrainState
+            On the device of the model; shares no memory with it.
+
+        Raises
+        ------
+        GradientError
+            If there is nothing to train.
+        DeviceMismatchError
+            If the model is on several devices.
+        """
+        device = common_device([("model", model)], "TrainState.create")
+        spec = ModelSpec(model)
+        params, others = spec.take_apart(model)
+        if not params:
+            raise GradientError(
+                "the model has nothing to train: no floating array that is neither a buffer nor frozen; "
+                "xdev.nn.unfreeze gives frozen ones back"
+            )
+        backend = device.backend
+        with device.scope():
+            params = [backend.clone(x) for x in params]
+            others = [backend.clone(x) for x in others]
+            opt_state = _start(optimizer, params, backend)
+        return cls(spec, params, others, opt_state, 0, seed, device)
+
+    def _live(self) -> None:
+        if self._consumed:
+            raise StaleStateError(
+                f"this state was consumed by step {self.step + 1}: its arrays have been updated in place or donated. "
+                "Go on with the state that the step returned, or keep one with state.copy() before the step"
+            )
+
+    @property
+    def params(self) -> list[Array]:
+        """The distinct trained arrays."""
+        self._live()
+        return self._params
+
+    @property
+    def others(self) -> list[Array]:
+        """The distinct arrays that are not trained: buffers, frozen ones, integers."""
+        self._live()
+        return self._others
+
+    @property
+    def opt_state(self) -> Any:
+        """The optimizer's state."""
+        self._live()
+        return self._opt_state
+
+    @property
+    def model(self) -> Any:
+        """The model as it is now; its arrays are the state's own."""
+        self._live()
+        return self.spec.build(self._params, self._others)
+
+    def rng(self) -> Generator:
+        """Return the generator of the next step: a key of its own for each step of each seed."""
+        key = Generator(self.seed, self.device).state["key"]
+        return Generator.from_state({"key": key, "draws": self.step}, self.device).split(1)[0]
+
+    def copy(self) -> TrainState:
+        """Return a state with arrays of its own, which later steps leave alone."""
+        self._live()
+        backend = self.device.backend
+
+        def clone(leaf: Any) -> Any:
+            return leaf if registry.find_backend(leaf) is None else backend.clone(leaf)
+
+        with self.device.scope():
+            params, others = [clone(x) for x in self._params], [clone(x) for x in self._others]
+            opt_state = tree.map(clone, self._opt_state)
+        return TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device)
+
+    def succeed(self, params: list[Array], others: list[Array], opt_state: Any) -> TrainState:
+        """Return the state after a step, and mark this one as consumed."""
+        self._consumed = True
+        return TrainState(self.spec, params, others, opt_state, self.step + 1, self.seed, self.device)
+
+    def __repr__(self) -> str:
+        word = "consumed" if self._consumed else f"{len(self._params)} trained arrays"
+        return f"<TrainState at step {self.step} on {self.device}, {word}>"
+
+
+def _start(optimizer: Any, params: list[Array], backend: Backend) -> Any:
+    """Return the optimizer's first state, which must be in arrays of the model's backend."""
+    try:
+        opt_state = optimizer.init(params)
+        foreign = {owner.name for leaf in tree.leaves(opt_state) if (owner := registry.find_backend(leaf))}
+        reason = f"its state is in {', '.join(sorted(foreign))} arrays"
+        if foreign <= {backend.name}:
+            return opt_state
+    except Exception as error:
+        if isinstance(optimizer, Optimizer):
+            raise
+        reason = f"its init raised {type(error).__name__}: {error}"
+    library = type(optimizer).__module__.partition(".")[0]
+    raise ArrayTypeError(
+        f"this optimizer of {library} does not work with a model in {backend.name} arrays: {reason}. Move the model "
+        "with xdev.to_device to the framework it is made for, or use an optimizer of xdev.optim"
+    )

@@ -1,0 +1,232 @@
+"""One training step, built once for a loss and an optimizer: compiled or in place, where the backend can."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from .. import registry, tree
+from ..contract import Array, Backend
+from ..device import common_device
+from ..differentiation import check_loss, constants, differentiate, explained, take_apart
+from ..errors import ArrayTypeError, GradientError
+from ..optim import Optimizer, apply_updates
+from ..random import tracing
+from .state import ModelSpec, TrainState
+
+__all__ = ["Step", "make_step", "parts", "takes_rng"]
+
+Rebuild = Callable[[list[Array]], Any]
+
+
+def make_step(loss: Callable[..., Any], optimizer: Any) -> Step:
+    """Build a training step.
+
+    Parameters
+    ----------
+    loss : callable
+        `loss(model, batch)` or `loss(model, batch, rng)`, the latter with a fresh `xdev.random.Generator` each step.
+        Returns a scalar, `(scalar, metrics)` with a dict of arrays, or `(scalar, metrics, model)` where the model
+        carries new buffers, such as batch statistics.
+    optimizer : Optimizer
+        From `xdev.optim`; on JAX arrays optax's own work as they are.
+
+    Returns
+    -------
+    Step
+        Call it as `state, metrics = step(state, batch)`: it consumes the state, and `metrics["loss"]` stays on the
+        device. Compiled once for each structure and shape on backends that compile.
+
+    Raises
+    ------
+    StaleStateError
+        When called with a state that a step has consumed.
+    GradientError
+        When called: if the loss is not a real floating scalar.
+    DeviceMismatchError
+        When called: if the batch is not where the state is.
+
+    Examples
+    --------
+    >>> import numpy as np, xdev
+    >>> from xdev import optim
+    >>> optimizer = optim.sgd(0.5)
+    >>> state = xdev.TrainState.create({"w": np.ones(2)}, optimizer)
+    >>> step = xdev.make_step(lambda model, batch: xdev.ops.mse(model["w"], batch), optimizer)
+    >>> state, metrics = step(state, np.asarray([1.0, 2.0]))
+    >>> state.model["w"], float(metrics["loss"])
+    (array([1. , 1.5]), 0.5)
+    """
+    return Step(loss, optimizer)
+
+
+class Step:
+    """A training step; `make_step` makes it.
+
+    Attributes
+    ----------
+    compilations : int
+        How often a backend has compiled it.
+    """
+
+    def __init__(self, loss: Callable[..., Any], optimizer: Any) -> None:
+        for method in ("init", "update"):
+            if not callable(getattr(optimizer, method, None)):
+                raise ArrayTypeError(
+                    f"optimizer is a {type(optimizer).__name__}; expected an object with init and update, such as "
+                    "xdev.optim.adamw(1e-3)"
+                )
+        self.loss = loss
+        self.optimizer = optimizer
+        self.takes_rng = takes_rng(loss)
+        self.compilations = 0
+        self._compiled: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        params, others, opt_state = state.params, state.others, state.opt_state
+        backend = state.device.backend
+        leaves, treedef = tree.flatten(batch)
+        for leaf in leaves:
+            if registry.owners.get(type(leaf)) is not backend:
+                _check_batch(state, batch)
+                break
+        with explained(backend, [("model", (params, others)), ("batch", batch)]), state.device.scope():
+            if type(backend).jit is Backend.jit:
+                return self._eager(state, backend, params, others, opt_state, batch)
+            return self._compiled_step(state, backend, params, others, opt_state, leaves, treedef)
+
+    # -- eager ---------------------------------------------------------------------------------------
+
+    def _eager(
+        self,
+        state: TrainState,
+        backend: Backend,
+        params: list[Array],
+        others: list[Array],
+        opt_state: Any,
+        batch: Any,
+    ) -> tuple[TrainState, dict[str, Any]]:
+        rng = state.rng() if self.takes_rng else None
+        value, grads, metrics, others = self._gradients(backend, state.spec, params, others, batch, rng)
+        optimizer = self.optimizer
+        update = backend.update(optimizer.fused) if isinstance(optimizer, Optimizer) and optimizer.fused else None
+        if update is not None and not callable(optimizer.hyper["learning_rate"]):
+            opt_state = update(params, grads, opt_state, **optimizer.hyper)
+        else:
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            params = apply_updates(params, updates)
+        return state.succeed(params, others, opt_state), {"loss": value, **metrics}
+
+    # -- compiled ------------------------------------------------------------------------------------
+
+    def _compiled_step(
+        self,
+        state: TrainState,
+        backend: Backend,
+        params: list[Array],
+        others: list[Array],
+        opt_state: Any,
+        leaves: list[Array],
+        treedef: tree.TreeDef,
+    ) -> tuple[TrainState, dict[str, Any]]:
+        opt_leaves, opt_treedef = tree.flatten(opt_state)
+        rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
+        key = (backend, state.spec, treedef, opt_treedef)
+        found = self._compiled.get(key)
+        if found is None:
+            found = self._compile(backend, state.spec, treedef, opt_treedef, rng_treedef)
+            self._compiled[key] = found
+        function, box = found
+        params, new_others, opt_leaves, value, arrays = function(params, others, opt_leaves, rng_leaves, leaves)
+        opt_state = tree.unflatten(opt_treedef, opt_leaves)
+        return state.succeed(params, new_others or others, opt_state), {"loss": value, **box[0](arrays)}
+
+    def _compile(
+        self,
+        backend: Backend,
+        spec: ModelSpec,
+        treedef: tree.TreeDef,
+        opt_treedef: tree.TreeDef,
+        rng_treedef: tree.TreeDef | None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        box: list[Any] = []
+
+        def step(params: Any, others: Any, opt_leaves: Any, rng_leaves: Any, leaves: Any) -> Any:
+            self.compilations += 1  # runs while it is traced, not when it is called
+            with tracing(object()):
+                rng = None if rng_treedef is None else tree.unflatten(rng_treedef, rng_leaves)
+                batch = tree.unflatten(treedef, leaves)
+                value, grads, metrics, new_others = self._gradients(backend, spec, params, others, batch, rng)
+                opt_state = tree.unflatten(opt_treedef, opt_leaves)
+                updates, opt_state = self.optimizer.update(grads, opt_state, params)
+                params = apply_updates(params, updates)
+                arrays, rebuild = take_apart(metrics)
+            box[:] = [rebuild]
+            returned = [] if new_others is others else new_others
+            return params, returned, tree.leaves(opt_state), value, arrays
+
+        return backend.jit(step, donate=(0, 2)), box
+
+    # -- both ----------------------------------------------------------------------------------------
+
+    def _gradients(
+        self,
+        backend: Backend,
+        spec: ModelSpec,
+        params: list[Array],
+        others: list[Array],
+        batch: Any,
+        rng: Any,
+    ) -> tuple[Array, list[Array], dict[str, Any], list[Array]]:
+        """Return (loss, gradients, metrics, arrays that are not trained)."""
+        box: list[Any] = []
+        batch = constants(backend, batch)
+        fixed = constants(backend, others)
+        arguments = (rng,) if self.takes_rng else ()
+
+        def of_params(leaves: list[Array]) -> tuple[Array, list[Array]]:
+            out = self.loss(spec.build(leaves, fixed), batch, *arguments)
+            value, metrics, model = parts(out)
+            check_loss(value)
+            arrays, rebuild = take_apart(metrics)
+            new = [] if model is None else spec.take_apart(model)[1]
+            box[:] = [rebuild, len(arrays), model is not None]
+            return value, arrays + new
+
+        value, aux, grads = differentiate(backend, of_params, params)
+        rebuild, count, has_model = box
+        return value, grads, rebuild(aux[:count]), aux[count:] if has_model else others
+
+
+def parts(out: Any) -> tuple[Any, dict[str, Any], Any]:
+    """Return the loss, the metrics and the model (or None) of what a loss function returned."""
+    if not isinstance(out, tuple):
+        return out, {}, None
+    if len(out) not in (2, 3) or not isinstance(out[1], dict):
+        raise GradientError(
+            f"a loss returns a scalar, (scalar, metrics) or (scalar, metrics, model) with a dict of metrics; got a "
+            f"tuple of {', '.join(type(part).__name__ for part in out) or 'nothing'}"
+        )
+    if "loss" in out[1]:
+        raise GradientError("metrics may not be named 'loss': that is the loss itself; rename it")
+    return out[0], out[1], out[2] if len(out) == 3 else None
+
+
+def takes_rng(loss: Callable[..., Any]) -> bool:
+    """Return whether a loss wants a generator: it has a third positional parameter without a default."""
+    try:
+        parameters = list(inspect.signature(loss).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) >= 3:
+        return positional[2].default is inspect.Parameter.empty or positional[2].name == "rng"
+    return False
+
+
+def _check_batch(state: TrainState, batch: Any) -> None:
+    """Refuse a batch that is not where the state is; numbers and None pass."""
+    for leaf in tree.leaves(batch):
+        if registry.find_backend(leaf) not in (None, state.device.backend):
+            common_device([("model", state.params), ("batch", batch)], "the step")

@@ -1,0 +1,330 @@
+"""Moving trees between devices and frameworks, and pulling them to the host; `crossing` moves the single array.
+
+Requirements: the same objects come back where nothing needs to move; one array that stands twice in a tree moves once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import registry, tree
+from .contract import Backend, dtype_name
+from .crossing import cast, cross, read, take_in
+from .device import Device, Spec, device_of_array, find_in, host, native_of, parse
+from .device import device as find_device
+from .errors import ArrayTypeError, CopyRequiredError, TransferError
+from .values import NUMBERS, host_values, is_array_list, kind_of, numbers_as, wanted_dtype
+
+__all__ = ["asarray", "is_array_list", "item", "to_device", "to_numpy"]
+
+Target = Callable[[Backend | None], Any]
+"""The Device for arrays of a backend (None: for what has no framework yet); None leaves a traced array where it is."""
+
+owners = registry.owners  # looked up where tenths of a microsecond count
+
+
+def to_device(tree_: Any, device: Any, /, *, copy: bool | None = None, dtype: Any = None) -> Any:
+    """Place every array of a tree on a device.
+
+    Parameters
+    ----------
+    tree_ : array, list of numbers, or tree of them
+        Arrays of any framework, lists of numbers (each becomes one array), models, containers. Python numbers and
+        None stay as they are.
+    device : str or Device
+        Where to. A name without a backend ("cpu", "cuda", "gpu") keeps each array's framework; what has no such
+        device goes to the best backend that has one.
+    copy : bool, optional
+        None shares memory where that is safe, True never does, False raises where it cannot.
+    dtype : str or dtype, optional
+        The dtype wanted, such as "float32". An array alone is cast; in a tree, arrays of the same kind (floating
+        to floating, integer to integer) are.
+
+    Returns
+    -------
+    array or tree
+        Of the same structure. What is there already comes back as the same object; between NumPy and torch on a
+        CPU the memory may be shared and written from both sides. Gradients stay behind where the framework changes.
+
+    Raises
+    ------
+    CopyRequiredError
+        If `copy=False` and sharing is impossible; names the path and the reason.
+    DTypeError
+        If the target cannot hold a dtype; nothing is ever truncated silently.
+    TransferError
+        If a leaf is not an array, a number or a list of numbers, or if it has no values to move.
+    DeviceError
+        If there is no such device.
+
+    Examples
+    --------
+    >>> import xdev
+    >>> xdev.to_device({"label": [1, 2, 3]}, "numpy")
+    {'label': array([1, 2, 3])}
+    """
+    owner = owners.get(type(tree_))
+    if owner is not None:
+        fast = copy is None and dtype is None and type(device) is Device
+        if fast and owner.known_devices.get(owner.device_of(tree_)) is device:
+            return tree_  # it is there already
+        return _move(tree_, _target(device), copy, None if dtype is None else wanted_dtype(dtype), None, True)
+    target = _target(device)
+    dtype = None if dtype is None else wanted_dtype(dtype)
+    if tree_ is not None and (_moves_whole(tree_) or tree.is_leaf(tree_)):
+        return _move(tree_, target, copy, dtype, None, True)
+    leaves, treedef = tree.flatten(tree_, _moves_whole)
+    path = _Path(tree_)
+    moved: dict[int, Any] = {}
+    out = []
+    for position, leaf in enumerate(leaves):
+        key = id(leaf)
+        if key not in moved:
+            path.position = position
+            moved[key] = _move(leaf, target, copy, dtype, path, False)
+        out.append(moved[key])
+    return tree.unflatten(treedef, out)
+
+
+def to_numpy(tree_: Any, /, *, copy: bool | None = None) -> Any:
+    """Pull every array of a tree to the host, as NumPy arrays.
+
+    Parameters
+    ----------
+    tree_ : array or tree
+        Arrays of any framework; gradients are left behind.
+    copy : bool, optional
+        As in `to_device`; a snapshot that later in-place work must not change needs `copy=True`.
+
+    Returns
+    -------
+    numpy.ndarray or tree
+        The values are there when it returns. May share memory with a mutable CPU array.
+
+    Raises
+    ------
+    DTypeError
+        If NumPy has no such dtype, as for bfloat16; `xdev.to_device(x, "numpy", dtype="float32")` converts it.
+
+    Examples
+    --------
+    >>> import xdev
+    >>> xdev.to_numpy([[1.0, 2.0]])
+    array([[1., 2.]])
+    """
+    return to_device(tree_, host(), copy=copy)
+
+
+def item(x: Any, /) -> Any:
+    """Return the one element of an array as a Python number.
+
+    Parameters
+    ----------
+    x : array of one element, or number
+        Any framework's.
+
+    Returns
+    -------
+    bool, int, float or complex
+        The value, waited for and pulled to the host.
+
+    Raises
+    ------
+    TransferError
+        If there is not exactly one element.
+
+    Examples
+    --------
+    >>> import numpy as np, xdev
+    >>> xdev.item(np.ones((1, 1)))
+    1.0
+    """
+    if type(x) in NUMBERS:
+        return x
+    owned = native_of(x)
+    if owned is None:
+        if isinstance(x, NUMBERS):
+            return x
+        raise ArrayTypeError(f"item takes an array of one element or a number, got a {type(x).__name__}")
+    backend, native = owned
+    if math.prod(native.shape) != 1:
+        raise TransferError(f"item takes an array of one element, got shape {tuple(native.shape)}")
+    source = device_of_array(backend, native)
+    if source is None:
+        raise TransferError(
+            "item reads a value, and while its framework traces the function, as under jit, there is none; return "
+            "the array instead"
+        )
+    return read(native, backend, source).item()
+
+
+def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
+    """Make an array of an array, a number or a (nested) list of numbers.
+
+    Parameters
+    ----------
+    obj : array, number, or nested list of numbers
+        What to convert.
+    dtype : str or dtype, optional
+        The dtype wanted; None keeps an array's, and is the target's default for numbers.
+    device : str or Device, optional
+        Where to; None leaves an array where it is, and is `xdev.device()` for numbers.
+    copy : bool, optional
+        As in `to_device`.
+
+    Returns
+    -------
+    array
+        May share memory with `obj` unless `copy=True`.
+
+    Raises
+    ------
+    TransferError
+        If `obj` is none of these, or ragged.
+    DTypeError
+        If the dtype cannot be held.
+
+    Examples
+    --------
+    >>> import xdev
+    >>> xdev.asarray([1, 2], dtype="float32", device="numpy")
+    array([1., 2.], dtype=float32)
+    """
+    dtype = None if dtype is None else wanted_dtype(dtype)
+    owned = native_of(obj)
+    if owned is not None and device is None:
+        return _move(obj, lambda _: device_of_array(*owned), copy, dtype, None, True)
+    if owned is None and not _exports(obj):
+        if copy is False:
+            raise CopyRequiredError(f"a {type(obj).__name__} shares memory with no array; leave out copy=False")
+        return _from_numbers(host_values(obj, None), find_device(device), dtype, None)
+    return _move(obj, _target(device), copy, dtype, None, True)
+
+
+# -- where to ----------------------------------------------------------------------------------------
+
+
+def _target(spec: Any) -> Target:
+    if isinstance(spec, str):
+        parsed = parse(spec)
+        if parsed.backend is None:
+            return _keeping_framework(parsed)
+    found = find_device(spec)
+    return lambda backend: found
+
+
+def _keeping_framework(spec: Spec) -> Target:
+    found: dict[Backend | None, Device] = {}
+
+    def target(backend: Backend | None) -> Device:
+        if backend not in found:
+            mine = None if backend is None else find_in(backend, spec)
+            found[backend] = mine or find_device(spec.text)
+        return found[backend]
+
+    return target
+
+
+# -- what stands in trees ----------------------------------------------------------------------------
+
+
+def _moves_whole(node: Any) -> bool:
+    """Return whether a node is moved as one: a list of numbers, or what knows how to move itself (a generator)."""
+    return is_array_list(node) or hasattr(type(node), "__xdev_to_device__")
+
+
+class _Path:
+    """The path of the leaf at hand, worked out only where somebody asks."""
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self.position = 0
+
+    def __str__(self) -> str:
+        return tree.path_string(tree.flatten_with_paths(self.root, _moves_whole)[0][self.position], "tree")
+
+
+def _exports(x: Any) -> bool:
+    cls = type(x)
+    if isinstance(x, np.ma.MaskedArray):
+        return False  # its export would lose the mask
+    return hasattr(cls, "__dlpack__") or hasattr(cls, "__cuda_array_interface__")
+
+
+def _move(x: Any, target: Target, copy: bool | None, dtype: str | None, path: Any, alone: bool) -> Any:
+    """Move one leaf; an array `alone` is cast to `dtype`, one in a tree only if that is of its kind."""
+    backend = registry.find_backend(x)
+    if backend is None:
+        return _move_other(x, target, copy, dtype, path, alone)
+    source = device_of_array(backend, x)
+    to = target(backend)
+    if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(x.dtype)):
+        dtype = None
+    if source is None:
+        return _move_traced(x, backend, to, copy, dtype, path)
+    if source is to and dtype is None:
+        return backend.clone(x) if copy else x
+    return cross(x, backend, source, to, copy, path, dtype)
+
+
+def _move_traced(x: Any, backend: Backend, to: Device | None, copy: bool | None, dtype: str | None, path: Any) -> Any:
+    """Move an array that its framework traces, as under jit: it has no device, and no values yet."""
+    x = cast(x, backend, dtype)
+    if to is None:
+        return x
+    if to.backend is not backend:
+        raise TransferError(
+            f"{path or 'the array'} is being traced by {backend}, as under jit, and has no values that could go to "
+            f"{to}; move it outside, or return it"
+        )
+    return backend.place(x, to.info, copy)
+
+
+def _move_other(x: Any, target: Target, copy: bool | None, dtype: str | None, path: Any, alone: bool) -> Any:
+    """Move what no backend owns: numbers, lists of numbers, traced arrays, arrays of unknown frameworks."""
+    if hasattr(type(x), "__xdev_to_device__"):
+        return x.__xdev_to_device__(target(x.device.backend))
+    if hasattr(type(x), "__xdev_value__"):
+        return _move_differentiated(x, target, dtype, alone)
+    if isinstance(x, NUMBERS):
+        return x
+    if _exports(x):
+        to = target(None)
+        if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(x.dtype)):
+            dtype = None
+        return take_in(x, to, copy, path, dtype)
+    values = host_values(x, path)
+    if copy is False:
+        raise CopyRequiredError(f"{path or 'the argument'} is a list, which shares memory with no array")
+    if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(values.dtype)):
+        dtype = None
+    return _from_numbers(values, target(None), dtype, path)
+
+
+def _move_differentiated(x: Any, target: Target, dtype: str | None, alone: bool) -> Any:
+    """Move an array that xdev differentiates, within its framework: a gradient does not cross frameworks."""
+    backend, native = native_of(x) or (None, None)
+    to = target(backend)
+    if to is None or device_of_array(backend, native) is to:  # type: ignore[arg-type]  # it holds an array
+        moved = x
+    elif to.backend is backend:
+        moved = x.to_device(to.native)
+    else:
+        raise TransferError(
+            f"an array under differentiation is on {backend} and cannot go to {to}: gradients do not cross "
+            "frameworks. Move it before, or take it out with xdev.stop_gradient"
+        )
+    if dtype is None or dtype_name(x.dtype) == dtype or not (alone or kind_of(dtype) == kind_of(dtype_name(x.dtype))):
+        return moved
+    return moved.__array_namespace__().astype(moved, backend.dtype(dtype))  # type: ignore[union-attr]  # as above
+
+
+def _from_numbers(values: np.ndarray, target: Device, dtype: str | None, path: Any) -> Any:
+    fitted = numbers_as(values, dtype, target, path)
+    if target.is_host and target.backend.holds(dtype_name(fitted.dtype), target.info):
+        return fitted
+    return cross(fitted, host().backend, host(), target, None, path)

@@ -1,0 +1,344 @@
+"""Gradients and compilation of functions of trees: native where the backend offers it, else xdev's own reverse mode.
+
+Requirements: arguments are trees; gradients have their structure, dtypes and device; only floating and complex leaves
+that no module marks as buffer or frozen are differentiated, the others get zeros. Errors that come of arrays on
+different devices are told as such.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import autodiff, registry, tree
+from .contract import Backend, dtype_name
+from .device import common_device, device_of_array, native_of
+from .differentiation import Split, check_loss, constants, differentiate, explained, take_apart
+from .errors import ArrayTypeError, GradientError
+from .random import tracing
+
+__all__ = ["grad", "jit", "stop_gradient", "value_and_grad", "vjp"]
+
+
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Make a function that returns the value of `f` and its gradient.
+
+    Parameters
+    ----------
+    f : callable
+        Takes trees of arrays and returns a real scalar array, or `(scalar, auxiliary)` with `has_aux`.
+    argnums : int or sequence of int, default: 0
+        The arguments to differentiate.
+    has_aux : bool, default: False
+        Whether `f` also returns an auxiliary tree, which passes through.
+
+    Returns
+    -------
+    callable
+        Takes what `f` takes; returns `(value, gradient)`, or `((value, auxiliary), gradient)`. The gradient has the
+        structure, dtypes and device of its argument (a tuple of them for several argnums), shares no memory with
+        anything, and is never overwritten by a later call.
+
+    Raises
+    ------
+    GradientError
+        When called: if the loss is not a real floating scalar array, or nothing can be differentiated.
+    DeviceMismatchError
+        When called: if the arguments are on different devices.
+
+    Examples
+    --------
+    >>> import numpy as np, xdev
+    >>> def loss(w, x):
+    ...     xp = xdev.namespace(w, x)
+    ...     return xp.sum((w * x) ** 2)
+    >>> value, gradient = xdev.value_and_grad(loss)(np.asarray([1.0, 2.0]), np.asarray([3.0, 1.0]))
+    >>> float(value), gradient
+    (13.0, array([18.,  4.]))
+    """
+    single = isinstance(argnums, int)
+    numbers: tuple[int, ...] = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    @functools.wraps(f)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        selected = _select(f, args, numbers)
+        split = Split.of(selected)
+        backend = _common_backend(split.leaves, args, kwargs, "value_and_grad")
+        aux_box: list[Any] = []
+
+        def of_leaves(leaves: list[Any]) -> tuple[Any, list[Any]]:
+            full = list(constants(backend, args))
+            for number, tree_ in zip(numbers, split.join(leaves), strict=True):
+                full[number] = tree_
+            out = f(*full, **constants(backend, kwargs))
+            value, aux = _value_and_aux(out, has_aux)
+            check_loss(value)
+            arrays, rebuild = take_apart(aux)
+            aux_box.append(rebuild)
+            return value, arrays
+
+        with explained(backend, _named(args, kwargs)), _scope(backend, split.leaves):
+            value, arrays, gradients = differentiate(backend, of_leaves, split.leaves)
+        result = split.join_gradients(gradients)
+        gradient = result[0] if single else tuple(result)
+        return ((value, aux_box[-1](arrays)), gradient) if has_aux else (value, gradient)
+
+    return wrapped
+
+
+def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """Make a function that returns the gradient of `f`.
+
+    Parameters
+    ----------
+    f : callable
+        As in `value_and_grad`.
+    argnums : int or sequence of int, default: 0
+        The arguments to differentiate.
+    has_aux : bool, default: False
+        Whether `f` also returns an auxiliary tree.
+
+    Returns
+    -------
+    callable
+        Returns the gradient, or `(gradient, auxiliary)` with `has_aux`.
+
+    Examples
+    --------
+    >>> import numpy as np, xdev
+    >>> cube = lambda x: x**3
+    >>> float(xdev.grad(xdev.grad(cube))(np.asarray(2.0)))
+    12.0
+    """
+    both = value_and_grad(f, argnums, has_aux)
+
+    @functools.wraps(f)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        value, gradient = both(*args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return wrapped
+
+
+def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """Return the value of `f` and the function that pulls cotangents back to its arguments.
+
+    Parameters
+    ----------
+    f : callable
+        Takes trees of arrays and returns a tree of arrays.
+    *args : trees of arrays
+        Where to evaluate it.
+
+    Returns
+    -------
+    value : tree
+        `f(*args)`.
+    pullback : callable
+        Takes a cotangent of the value's structure and returns a tuple of gradients, one an argument; it can be
+        called more than once.
+
+    Examples
+    --------
+    >>> import numpy as np, xdev
+    >>> value, pullback = xdev.vjp(lambda x: x * x, np.asarray([1.0, 2.0]))
+    >>> pullback(np.asarray([1.0, 1.0]))
+    (array([2., 4.]),)
+    """
+    split = Split.of(args)
+    backend = _common_backend(split.leaves, args, {}, "vjp")
+    box: list[Callable[[list[Any]], Any]] = []
+
+    def of_leaves(leaves: list[Any]) -> list[Any]:
+        arrays, rebuild = take_apart(f(*split.join(leaves)))
+        box.append(rebuild)
+        return arrays
+
+    with explained(backend, _named(args, {})), _scope(backend, split.leaves):
+        native = backend.vjp(of_leaves, split.leaves)
+        outputs, pull = autodiff.vjp(of_leaves, split.leaves) if native is NotImplemented else native
+    value = box[-1](outputs)
+    expected = tree.structure(value)
+
+    def pullback(cotangent: Any) -> tuple[Any, ...]:
+        leaves, treedef = tree.flatten(cotangent)
+        if treedef != expected:
+            raise GradientError(f"the cotangent has structure {treedef}, expected that of the value, {expected}")
+        with _scope(backend, split.leaves):
+            return tuple(split.join_gradients(pull(leaves)))
+
+    return value, pullback
+
+
+def stop_gradient(tree_: Any, /) -> Any:
+    """Return a tree whose arrays are constants to every gradient.
+
+    Parameters
+    ----------
+    tree_ : array or tree
+        What no gradient shall flow through.
+
+    Returns
+    -------
+    array or tree
+        The same values; may share memory.
+
+    Examples
+    --------
+    >>> import numpy as np, xdev
+    >>> float(xdev.grad(lambda x: x * xdev.stop_gradient(x))(np.asarray(3.0)))
+    3.0
+    """
+
+    def stop(leaf: Any) -> Any:
+        backend = registry.find_backend(leaf)
+        if backend is not None:
+            return backend.stop_gradient(leaf)
+        return autodiff.stop_gradient(leaf) if hasattr(type(leaf), "__xdev_value__") else leaf
+
+    return tree.map(stop, tree_)
+
+
+def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), donate: bool = False) -> Callable[..., Any]:
+    """Compile a function of trees where the backend of its arguments can.
+
+    Parameters
+    ----------
+    f : callable
+        Takes and returns trees; may not keep state. Generators are passed in and returned.
+    static_argnums : int or sequence of int, default: ()
+        Arguments that are no arrays and for each value of which the function is compiled anew; hashable.
+    donate : bool, default: False
+        Whether the arrays passed in may be consumed.
+
+    Returns
+    -------
+    callable
+        Compiles once for each structure, shape and dtype on backends that compile; the function as it is elsewhere.
+
+    Examples
+    --------
+    >>> import numpy as np, xdev
+    >>> xdev.jit(lambda x: x + 1)(np.zeros(2))
+    array([1., 1.])
+    """
+    static = {static_argnums} if isinstance(static_argnums, int) else set(static_argnums)
+    compiled: dict[Any, Any] = {}
+
+    @functools.wraps(f)
+    def wrapped(*args: Any) -> Any:
+        leaves, treedef = tree.flatten(tuple(None if i in static else a for i, a in enumerate(args)))
+        dynamic = [_is_dynamic(leaf) for leaf in leaves]
+        arrays = [leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
+        backend = _first_backend(arrays)
+        if backend is None or type(backend).jit is Backend.jit:
+            return f(*args)
+        constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
+        key = (backend, treedef, tuple(dynamic), constants, tuple(args[i] for i in sorted(static)))
+        if key not in compiled:
+            compiled[key] = _compile(f, backend, treedef, dynamic, constants, args, static, donate)
+        function, box = compiled[key]
+        with explained(backend, _named(args, {})):
+            out = function(arrays)
+        return box[0](out)
+
+    return wrapped
+
+
+def _compile(
+    f: Callable[..., Any],
+    backend: Backend,
+    treedef: tree.TreeDef,
+    dynamic: list[bool],
+    constants: tuple[Any, ...],
+    args: tuple[Any, ...],
+    static: set[int],
+    donate: bool,
+) -> tuple[Callable[..., Any], list[Callable[[list[Any]], Any]]]:
+    box: list[Callable[[list[Any]], Any]] = []
+    kept = {i: args[i] for i in static}
+
+    def of_arrays(arrays: list[Any]) -> list[Any]:
+        with tracing(object()):
+            moving, still = iter(arrays), iter(constants)
+            full = tree.unflatten(treedef, [next(moving) if d else next(still) for d in dynamic])
+            out, rebuild = take_apart(f(*(kept.get(i, a) for i, a in enumerate(full))))
+        box[:] = [rebuild]
+        return out
+
+    return backend.jit(of_arrays, donate=(0,) if donate else ()), box
+
+
+def _scope(backend: Backend, leaves: list[Any]) -> contextlib.AbstractContextManager[Any]:
+    owned = native_of(leaves[0])
+    device = None if owned is None else device_of_array(*owned)
+    return contextlib.nullcontext() if device is None else backend.scope(device.info)
+
+
+def _select(f: Callable[..., Any], args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
+    for number in numbers:
+        if not -len(args) <= number < len(args):
+            name = getattr(f, "__name__", "the function")
+            raise GradientError(f"argnums={number}, but {name} was called with {len(args)} positional arguments")
+    return [args[number] for number in numbers]
+
+
+def _common_backend(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Backend:
+    if not leaves:
+        raise GradientError(
+            f"{what} found no array of a floating or complex dtype in the arguments to differentiate "
+            f"({_summary(args)}); cast integers first, and pass lists of numbers through xdev.asarray"
+        )
+    backend = registry.backend_of(leaves[0])
+    for leaf in tree.leaves((args, kwargs)):
+        owner = registry.find_backend(leaf)
+        if owner is not None and owner is not backend and not owner.has_no_device(leaf):
+            common_device(_named(args, kwargs), what)
+    return backend
+
+
+def _value_and_aux(out: Any, has_aux: bool) -> tuple[Any, Any]:
+    if not has_aux:
+        if isinstance(out, tuple | list):
+            raise GradientError(
+                f"value_and_grad needs a scalar loss, got a {type(out).__name__} of {len(out)}; "
+                "has_aux=True takes (loss, auxiliary)"
+            )
+        return out, ()
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise GradientError(f"has_aux=True needs (loss, auxiliary), got a {type(out).__name__}")
+    return out
+
+
+def _summary(args: tuple[Any, ...]) -> str:
+    words = []
+    for leaf in tree.leaves(args)[:4]:
+        dtype = getattr(leaf, "dtype", None)
+        words.append(type(leaf).__name__ if dtype is None else dtype_name(dtype))
+    return ", ".join(words) or "there are no leaves"
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(f"args[{i}]", a) for i, a in enumerate(args)] + list(kwargs.items())
+
+
+def _is_dynamic(leaf: Any) -> bool:
+    return (isinstance(leaf, float | complex | int) and not isinstance(leaf, bool)) or native_of(leaf) is not None
+
+
+def _first_backend(arrays: list[Any]) -> Backend | None:
+    """Return the backend of the first array that is not the host's, else of the first."""
+    found = None
+    for x in arrays:
+        try:
+            backend = registry.backend_of(x)
+        except ArrayTypeError:
+            continue
+        if not backend.is_host:
+            return backend
+        found = backend
+    return found
