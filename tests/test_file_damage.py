@@ -1,0 +1,138 @@
+"""Files that are damaged, of a newer version, or of other people."""
+
+import collections
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import xdev
+from xdev import files
+from xdev.device import device_of_array, native_of
+
+Point = collections.namedtuple("Point", ["x", "y"])
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "tree.safetensors"
+
+
+def on(x):
+    return device_of_array(*native_of(x))
+
+
+def rewrite(path, change):
+    """Change a file's header, and keep its data."""
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+
+
+def test_every_flipped_bit_is_noticed(path):
+    saved = {"w": np.arange(3, dtype=np.float32), "s": "text", "n": [1, 2.5]}
+    xdev.save(path, saved)
+    raw = path.read_bytes()
+    for position in range(len(raw)):
+        damaged = bytearray(raw)
+        damaged[position] ^= 1 << (position % 8)
+        path.write_bytes(damaged)
+        try:
+            loaded = xdev.load(path)
+        except xdev.FileError:
+            continue
+        # Padding, and JSON's own freedom: then it must read the same.
+        assert repr(loaded) == repr(saved), f"byte {position} of {len(raw)}: {raw[position - 9 : position + 9]!r}"
+
+
+def test_every_truncation_is_noticed(path):
+    xdev.save(path, {"w": np.arange(30, dtype=np.float32)})
+    raw = path.read_bytes()
+    for length in range(0, len(raw), 7):
+        path.write_bytes(raw[:length])
+        with pytest.raises(xdev.FileError):
+            xdev.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "is empty; use another copy"),
+        (b"hello world, this is text", r"is no safetensors file; xdev.save writes such \("),
+        (b"PK\x03\x04" + b"\0" * 40, "is a zip archive and no safetensors file; numpy.load or torch.load may read it"),
+        (pickle.dumps({"a": 1}, 4), "is a pickle and no safetensors file; xdev reads none, since they run code"),
+        (b"\x20\0\0\0\0\0\0\0{", "is a truncated or damaged safetensors file; use another copy"),
+    ],
+    ids=["empty", "text", "zip", "pickle", "truncated"],
+)
+def test_strangers_are_named(path, content, text):
+    path.write_bytes(content)
+    with pytest.raises(xdev.FileError, match=text):
+        xdev.load(path)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(xdev.FileError, match=r"there is no file .*nothing"):
+        xdev.load(tmp_path / "nothing")
+    with pytest.raises(xdev.FileError):
+        xdev.load(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["2", "99", "", "one"])
+def test_a_newer_version_says_to_update(path, version):
+    xdev.save(path, {"a": 1})
+    rewrite(path, lambda header: header["__metadata__"].update(version=version))
+    text = f"is of version {version or 'unknown'} of the format, and this xdev reads up to 1; update xdev: pip install"
+    with pytest.raises(xdev.FileError, match=text):
+        xdev.load(path)
+
+
+@pytest.mark.parametrize("key", ["format", files.STRUCTURE, files.CHECKSUM])
+def test_missing_metadata_is_damage(path, key):
+    xdev.save(path, {"a": 1})
+    rewrite(path, lambda header: header["__metadata__"].pop(key))
+    with pytest.raises(
+        xdev.FileError, match="is damaged: its checksum differs from what was written; use another copy"
+    ):
+        xdev.load(path)
+
+
+def test_a_structure_that_names_a_missing_array_is_damage(path, monkeypatch):
+    monkeypatch.setattr(files, "encode", lambda *_: {"array": "gone"})
+    xdev.save(path, {})
+    with pytest.raises(xdev.FileError, match="it lacks the array 'gone'"):
+        xdev.load(path)
+
+
+def test_unknown_notation(path, monkeypatch):
+    monkeypatch.setattr(files, "encode", lambda *_: {"unheard": 1})
+    xdev.save(path, {})
+    with pytest.raises(xdev.FileError, match="unknown notation 'unheard'"):
+        xdev.load(path)
+
+
+def test_other_peoples_files_are_dicts_of_arrays(device, path):
+    save_file({"b.weight": np.ones((2, 3), np.float32), "a": np.arange(3, dtype=np.int32)}, path, {"format": "pt"})
+    loaded = xdev.load(path)
+    assert list(loaded) == ["a", "b.weight"]
+    assert loaded["b.weight"].shape == (2, 3)
+    moved = xdev.load(path, device=device)
+    assert on(moved["a"]) is device
+    assert xdev.load(path, like=moved)["a"] is not moved["a"]
+
+
+def test_other_readers_find_the_arrays_under_their_paths(path):
+    xdev.save(path, {"layers": [Point(np.arange(3.0), 1)], "c": np.ones(2, np.complex64)})
+    with safe_open(path, framework="np") as file:
+        assert sorted(file.keys()) == ["tree['c']", "tree['layers'][0].x"]
+        assert file.get_tensor("tree['layers'][0].x").tolist() == [0, 1, 2]
+        assert file.get_tensor("tree['c']").tolist() == [[1, 0], [1, 0]]
+        assert file.metadata()["format"] == "xdev-tree"
+        assert file.metadata()["version"] == "1"

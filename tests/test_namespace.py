@@ -1,0 +1,233 @@
+"""Namespaces bound to a device, and the namespace of arrays."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import xdev
+from xdev.contract import dtype_name
+from xdev.device import device_of_array, from_handle
+from xdev.namespaces import CREATION
+
+CREATE = {
+    "arange": lambda xp, **k: xp.arange(3, **k),
+    "asarray": lambda xp, **k: xp.asarray([1, 2, 3], **k),
+    "empty": lambda xp, **k: xp.empty((2, 3), **k),
+    "eye": lambda xp, **k: xp.eye(3, **k),
+    "from_dlpack": lambda xp, **k: xp.from_dlpack(np.ones(3, np.float32), **k),
+    "full": lambda xp, **k: xp.full((3,), 2.0, **k),
+    "linspace": lambda xp, **k: xp.linspace(0.0, 1.0, 3, **k),
+    "ones": lambda xp, **k: xp.ones((3,), **k),
+    "zeros": lambda xp, **k: xp.zeros((3,), **k),
+}
+LIKE = ("empty_like", "ones_like", "zeros_like")
+DEFAULT_FLOATS = {"numpy": "float64", "torch": "float32", "jax": "float32", "cupy": "float64", "strict": "float64"}
+
+
+def listed(backend):
+    return [from_handle(backend, info.handle) for info in backend.devices() if info.listed]
+
+
+def where(x):
+    return device_of_array(xdev.backend_of(x), x)
+
+
+def test_every_creation_function_has_a_case():
+    assert set(CREATE) == CREATION
+
+
+# -- creating ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.xdev_backends(scoped=False)
+@pytest.mark.parametrize("name", sorted(set(CREATE) - {"from_dlpack"}))
+def test_creation_lands_on_every_device(backend, name):
+    for device in listed(backend):
+        assert where(CREATE[name](device.xp)) is device
+        for other in listed(backend):  # whichever device is the framework's current one
+            with other.scope():
+                assert where(CREATE[name](device.xp)) is device
+                assert where(CREATE[name](device.xp, device=other.native)) is other
+
+
+@pytest.mark.xdev_backends(scoped=False)
+def test_from_dlpack_lands_on_the_device(backend):
+    for device in listed(backend):
+        made = CREATE["from_dlpack"](device.xp)
+        assert where(made) is device
+        assert xdev.to_numpy(made).tolist() == [1, 1, 1]
+        for other in listed(backend):
+            if backend.name == "jax" and other is not device:
+                continue  # JAX's own cannot move between devices of one host
+            assert where(device.xp.from_dlpack(other.xp.ones(3))) is device
+        assert where(device.xp.from_dlpack(np.ones(3, np.float32), copy=True)) is device
+
+
+@pytest.mark.xdev_backends(scoped=False)
+def test_like_functions_follow_their_argument(backend):
+    for device in listed(backend):
+        for other in listed(backend):
+            x = other.xp.ones((2, 3))
+            for name in LIKE:
+                assert where(getattr(device.xp, name)(x)) is other
+            assert where(device.xp.full_like(x, 2.0)) is other
+
+
+@pytest.mark.xdev_backends(scoped=False)
+def test_functions_work_off_the_current_device(backend):
+    *_, device = listed(backend)
+    xp = device.xp
+    x = xp.reshape(xp.arange(4.0), (2, 2))
+    for y in (xp.add(x, x), xp.matmul(x, x), xp.sum(x), xp.exp(x), xp.concat([x, x]), xp.where(xp.isnan(x), x, x)):
+        assert where(y) is device
+    assert where(xp.linalg.matrix_transpose(x)) is device
+    assert xdev.to_numpy(xp.matmul(x, x)).tolist() == [[2, 3], [6, 11]]
+
+
+def test_extensions_create_on_the_device(device, xp):
+    if not hasattr(xp, "fft"):
+        pytest.skip("the extension is optional")
+    assert where(xp.fft.fftfreq(4)) is device
+    assert where(xp.fft.rfftfreq(4)) is device
+
+
+def test_other_functions_are_the_frameworks_own(backend, xp):
+    if backend.name == "cupy":
+        assert xp.sum.__wrapped__ is backend.xp.sum  # its work follows the current device, which must be entered
+        return
+    for name in ("sum", "matmul", "where", "permute_dims", "isdtype", "astype", "zeros_like"):
+        assert getattr(xp, name) is getattr(backend.xp, name)
+    assert xp.linalg.qr is backend.xp.linalg.qr
+
+
+def test_constants_and_dtypes_are_the_frameworks_own(backend, xp):
+    assert xp.pi == backend.xp.pi
+    assert xp.newaxis is None
+    assert xp.float32 is backend.xp.float32
+    assert xp.float32 is xp.float32
+
+
+def test_a_namespace_says_what_it_is(device, xp):
+    assert repr(xp) == f"<namespace {device.backend.xp.__name__!r} on {device}>"
+    assert str(device) in repr(xp.linalg)
+    assert "zeros" in dir(xp)
+    assert pickle.loads(pickle.dumps(xp)) is xp
+    with pytest.raises(AttributeError, match=f"the namespace of {device} has no 'no_such_function'"):
+        _ = xp.no_such_function
+
+
+# -- default dtypes ----------------------------------------------------------------------------------
+
+FLOATING = {
+    "ones": lambda xp: xp.ones(3),
+    "empty": lambda xp: xp.empty(3),
+    "eye": lambda xp: xp.eye(3),
+    "zeros": lambda xp: xp.zeros(3),
+    "linspace": lambda xp: xp.linspace(0.0, 1.0, 3),
+    "full": lambda xp: xp.full((3,), 0.5),
+    "asarray": lambda xp: xp.asarray([[0.5, 1], [2, 3]]),
+    "asarray of a number": lambda xp: xp.asarray(0.5),
+    "arange": lambda xp: xp.arange(0.0, 1.0, 0.5),
+}
+NOT_FLOATING = {
+    "full": lambda xp: xp.full((3,), 2),
+    "asarray": lambda xp: xp.asarray([1, 2]),
+    "asarray of bools": lambda xp: xp.asarray([True]),
+    "arange": lambda xp: xp.arange(3),
+    "zeros": lambda xp: xp.zeros(3, dtype=xp.int32),
+    "complex": lambda xp: xp.asarray([1.0, 2j]),
+    "an array": lambda xp: xp.asarray(xp.asarray([1.5], dtype=xp.float32)),
+}
+
+
+@pytest.mark.parametrize("case", FLOATING)
+def test_the_default_dtype_is_the_frameworks_unless_precision_says_otherwise(backend, xp, case):
+    if backend.name in DEFAULT_FLOATS:
+        assert dtype_name(FLOATING[case](xp).dtype) == DEFAULT_FLOATS[backend.name]
+    for dtype in ("float32", "float64"):
+        with xdev.precision(dtype):
+            assert dtype_name(FLOATING[case](xp).dtype) == dtype
+
+
+@pytest.mark.parametrize("case", NOT_FLOATING)
+def test_precision_changes_floats_only(xp, case):
+    before = dtype_name(NOT_FLOATING[case](xp).dtype)
+    with xdev.precision("float32"):
+        assert dtype_name(NOT_FLOATING[case](xp).dtype) == before
+
+
+def test_precision_bfloat16(device, xp):
+    if not device.backend.capabilities.has_bfloat16:
+        pytest.skip("the backend does not compute in bfloat16")
+    with xdev.precision("bfloat16"):
+        assert dtype_name(xp.zeros(3).dtype) == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32", "single", ""])
+def test_precision_of_another_dtype(dtype):
+    with (
+        pytest.raises(xdev.DTypeError, match=f"precision is one of float32, float64, bfloat16; got '{dtype}'"),
+        xdev.precision(dtype),
+    ):
+        pass
+
+
+# -- the namespace of arrays -------------------------------------------------------------------------
+
+
+def test_namespace_is_that_of_the_shared_device(device, xp):
+    x = xp.ones((2, 3))
+    assert xdev.namespace(x) is xp
+    assert xdev.namespace(x, x) is xp
+    assert xdev.namespace(x, 1.0, None, True, 2j) is xp
+    assert xdev.namespace(1.0, x) is xp
+    assert xdev.namespace(x, np.float32(2)) is xp
+    assert where(xdev.namespace(x).zeros(3)) is device
+
+
+@pytest.mark.xdev_backends(scoped=False)
+def test_namespace_of_two_devices_names_arguments_and_the_mending_line(backend):
+    devices = listed(backend)
+    if len(devices) < 2:
+        pytest.skip("the backend has one device")
+    x, y = devices[0].xp.ones(2), devices[1].xp.ones(2)
+    with pytest.raises(xdev.DeviceMismatchError) as caught:
+        xdev.namespace(x, 1.0, y)
+    assert str(caught.value) == (
+        f"arrays are on different devices: arrays[0] is on {devices[0]}; arrays[2] is on {devices[1]}. "
+        f'Move one: arrays[2] = xdev.to_device(arrays[2], "{devices[0]}")'
+    )
+
+
+@pytest.mark.xdev_backends(exclude="numpy", reason="the other framework is NumPy")
+def test_namespace_of_two_frameworks(xp):
+    x = xp.ones(2)
+    for arrays in ((x, np.ones(2)), (np.ones(2), x)):
+        with pytest.raises(xdev.DeviceMismatchError, match=r"arrays\[0\] is on .*; arrays\[1\] is on "):
+            xdev.namespace(*arrays)
+
+
+@pytest.mark.parametrize("x", ["text", [1.0], object(), {"a": 1}])
+def test_namespace_of_what_is_no_array(x):
+    text = f"namespace takes arrays and numbers; argument 1 is a {type(x).__name__}. xdev.asarray"
+    with pytest.raises(xdev.ArrayTypeError, match=text):
+        xdev.namespace(np.ones(1), x)
+
+
+@pytest.mark.parametrize("arrays", [(), (1.0,), (None, 2)])
+def test_namespace_without_arrays(arrays):
+    with pytest.raises(xdev.ArrayTypeError, match="namespace needs at least one array; it got only numbers, None"):
+        xdev.namespace(*arrays)
+
+
+def test_namespace_of_traced_arrays_is_the_traced_one():
+    seen = []
+
+    def f(x):
+        xp = xdev.namespace(x, np.ones(3))
+        seen.append(xp)
+        return xp.sum(x * x)
+
+    xdev.value_and_grad(f)(np.ones(3))
+    assert all(xp is not xdev.device("numpy").xp for xp in seen)

@@ -1,0 +1,227 @@
+"""`value_and_grad`, `grad`, `vjp`, `jit`, `stop_gradient`: the same answers on every backend."""
+
+import numpy as np
+import pytest
+
+import xdev
+from xdev.errors import DeviceMismatchError, GradientError
+from xdev.testing import assert_close
+
+
+def energy(params, x):
+    xp = xdev.namespace(x)
+    return xp.sum(xp.tanh(x @ params["w"] + params["b"]) ** 2)
+
+
+W = np.linspace(-1, 1, 6).reshape(3, 2)
+B = np.asarray([0.1, -0.2])
+X = np.linspace(-1, 1, 12).reshape(4, 3)
+
+
+def _energy_gradients():
+    t = np.tanh(X @ W + B)
+    g = 2 * t * (1 - t**2)
+    return (t**2).sum(), X.T @ g, g.sum(0)
+
+
+def _params(xp):
+    return {"w": xp.asarray(W.astype("float32")), "b": xp.asarray(B.astype("float32"))}
+
+
+def _x(xp):
+    return xp.asarray(X.astype("float32"))
+
+
+def test_value_and_grad_of_a_tree(xp, device):
+    value, grads = xdev.value_and_grad(energy)(_params(xp), _x(xp))
+    expected, dw, db = _energy_gradients()
+    assert_close(value, np.float32(expected), rtol=1e-5)
+    assert_close(grads["w"], dw.astype("float32"), rtol=1e-5)
+    assert_close(grads["b"], db.astype("float32"), rtol=1e-5)
+    assert xdev.device_of(grads) == device
+    assert xdev.device_of(xdev.value_and_grad(energy)(_params(xp), _x(xp))[0]) == device
+
+
+def test_argnums_give_a_tuple(xp):
+    grads = xdev.grad(energy, argnums=(0, 1))(_params(xp), _x(xp))
+    t = np.tanh(X @ W + B)
+    assert_close(grads[1], (2 * t * (1 - t**2) @ W.T).astype("float32"), rtol=1e-5)
+    assert set(grads[0]) == {"w", "b"}
+
+
+def test_the_same_array_as_two_arguments_gets_two_gradients(xp):
+    x = xp.asarray(np.float32([2.0, 3.0]))
+    a, b = xdev.grad(lambda a, b: xdev.namespace(a).sum(a * a * b), argnums=(0, 1))(x, x)
+    assert_close(a, np.float32([8.0, 18.0]))
+    assert_close(b, np.float32([4.0, 9.0]))
+
+
+def test_auxiliary_output_passes_through(xp):
+    def f(x):
+        xp_ = xdev.namespace(x)
+        return xp_.sum(x * x), {"double": x + x, "word": "kept", "number": 3}
+
+    x = xp.asarray(np.float32([1.0, 2.0]))
+    (value, aux), grad = xdev.value_and_grad(f, has_aux=True)(x)
+    assert_close(value, np.float32(5.0))
+    assert_close(aux["double"], np.float32([2.0, 4.0]))
+    assert aux["word"] == "kept"
+    assert aux["number"] == 3
+    assert xdev.namespace(aux["double"]) is xdev.namespace(x)
+    assert_close(grad, np.float32([2.0, 4.0]))
+
+
+def test_third_derivative(xp):
+    x = xp.asarray(np.float32(2.0))
+    third = xdev.grad(xdev.grad(xdev.grad(lambda x: x**4)))
+    assert_close(third(x), np.float32(48.0), rtol=1e-5)
+
+
+def test_gradient_inside_a_gradient_stays_connected(xp):
+    """With a detached leaf, torch would answer 6 for 12."""
+
+    def outer(x):
+        inner = xdev.grad(lambda y: y * y * x)(x)
+        return inner * x
+
+    assert_close(xdev.grad(outer)(xp.asarray(np.float32(2.0))), np.float32(24.0), rtol=1e-5)
+
+
+def test_integer_leaves_get_zeros(xp):
+    tree = {"x": xp.asarray(np.float32([1.0, 2.0])), "n": xp.asarray(np.int32([3, 4])), "k": 2}
+
+    def f(tree):
+        xp_ = xdev.namespace(tree["x"])
+        return xp_.sum(tree["x"] ** tree["k"])
+
+    grads = xdev.grad(f)(tree)
+    assert_close(grads["x"], np.float32([2.0, 4.0]))
+    assert_close(grads["n"], np.int32([0, 0]))
+
+
+def test_stop_gradient(xp):
+    x = xp.asarray(np.float32([3.0]))
+    f = lambda x: xdev.namespace(x).sum(x * xdev.stop_gradient(x))  # noqa: E731
+    assert_close(xdev.grad(f)(x), np.float32([3.0]))
+
+
+def test_vjp_pulls_back_more_than_once(xp):
+    x = xp.asarray(np.float32([1.0, 2.0, 3.0]))
+    value, pullback = xdev.vjp(lambda x: {"square": x * x}, x)
+    assert_close(value["square"], np.float32([1.0, 4.0, 9.0]))
+    for _ in range(2):
+        (grad,) = pullback({"square": xp.asarray(np.float32([1.0, 0.0, 2.0]))})
+        assert_close(grad, np.float32([2.0, 0.0, 12.0]))
+    with pytest.raises(GradientError, match="the cotangent has structure"):
+        pullback(x)
+
+
+def test_results_are_never_overwritten_by_a_later_call(xp):
+    f = xdev.value_and_grad(energy)
+    value, grads = f(_params(xp), _x(xp))
+    before = xdev.to_numpy((value, grads), copy=True)
+    f({"w": _params(xp)["w"] * 2, "b": _params(xp)["b"]}, _x(xp) * 3)
+    after = xdev.to_numpy((value, grads))
+    assert_close(after, before, rtol=0, atol=0)
+
+
+def test_jit_gives_the_same(xp):
+    step = xdev.jit(lambda p, x, k: {"out": energy(p, x) * k, "name": "n"}, static_argnums=2)
+    out = step(_params(xp), _x(xp), 2)
+    assert_close(out["out"], np.float32(2 * _energy_gradients()[0]), rtol=1e-5)
+    assert out["name"] == "n"
+    assert_close(step(_params(xp), _x(xp), 3)["out"], np.float32(3 * _energy_gradients()[0]), rtol=1e-5)
+
+
+def test_jit_compiles_once_per_shape_where_it_compiles(xp, backend):
+    calls = []
+
+    def f(x):
+        calls.append(None)
+        return x + 1
+
+    compiled = xdev.jit(f)
+    for _ in range(3):
+        compiled(xp.asarray(np.float32([1.0, 2.0])))
+    compiled(xp.asarray(np.float32([1.0])))
+    compiles = type(backend).jit is not xdev.Backend.jit
+    assert len(calls) == (2 if compiles else 4)
+
+
+def test_jit_passes_generators_in_and_out(device):
+    def draw(rng):
+        return rng.uniform((3,)), rng
+
+    eager, compiled = xdev.random.Generator(5, device), xdev.random.Generator(5, device)
+    jitted = xdev.jit(draw)
+    for _ in range(2):
+        a, eager = draw(eager)
+        b, compiled = jitted(compiled)
+        assert_close(b, xdev.to_numpy(a), rtol=0, atol=0)
+
+
+def test_a_captured_generator_raises_under_jit(device, backend):
+    if type(backend).jit is xdev.Backend.jit:
+        return  # nothing is compiled, so nothing can repeat itself
+    rng = xdev.random.Generator(0, device)
+    with pytest.raises(xdev.XdevError, match="pass it as an argument and return it"):
+        xdev.jit(lambda x: x + rng.uniform((2,)))(device.xp.zeros(2))
+
+
+# -- errors --------------------------------------------------------------------------------------------
+
+
+def test_loss_that_is_not_scalar(xp):
+    x = xp.asarray(np.ones(32, np.float32))
+    with pytest.raises(GradientError) as caught:
+        xdev.grad(lambda x: x * x)(x)
+    assert str(caught.value) == "value_and_grad needs a scalar loss, got shape (32,); take its mean"
+
+
+def test_loss_that_is_a_number(xp):
+    with pytest.raises(GradientError, match=r"needs a scalar array as loss, got a float; float\(\), .item\(\)"):
+        xdev.grad(lambda x: 1.0)(xp.asarray(np.float32([1.0])))
+
+
+def test_loss_of_integers(xp):
+    with pytest.raises(GradientError, match="needs a real floating loss, got dtype int"):
+        xdev.grad(lambda x: xdev.namespace(x).asarray(3))(xp.asarray(np.float32([1.0])))
+
+
+def test_loss_with_aux_that_was_not_asked_for(xp):
+    with pytest.raises(GradientError, match="got a tuple of 2; has_aux=True takes"):
+        xdev.grad(lambda x: (x, x))(xp.asarray(np.float32(1.0)))
+
+
+def test_nothing_to_differentiate(xp):
+    with pytest.raises(GradientError, match="found no array of a floating or complex dtype"):
+        xdev.grad(lambda n: n)(xp.asarray(np.int32([1])))
+    with pytest.raises(GradientError, match="there are no leaves"):
+        xdev.grad(lambda n: n)({})
+
+
+def test_argnums_beyond_the_arguments(xp):
+    with pytest.raises(GradientError, match="argnums=2, but energy was called with 1 positional"):
+        xdev.grad(energy, argnums=2)(xp.asarray(np.float32([1.0])))
+
+
+def test_arguments_on_different_devices(xp, device):
+    other = xdev.device("numpy" if device.backend != "numpy" else "strict")
+    x = xdev.to_device(X.astype("float32"), other)
+    with pytest.raises(DeviceMismatchError) as caught:
+        xdev.value_and_grad(energy)({"w": _params(xp)["w"], "b": _params(xp)["b"]}, x)
+    text = str(caught.value)
+    assert str(device) in text
+    assert str(other) in text
+    assert "xdev.to_device(" in text
+    assert "args[1]" in text
+
+
+def test_an_error_of_the_users_passes_as_it_is(xp):
+    def f(x):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        xdev.grad(f)(xp.asarray(np.float32([1.0])))
+    # and leaves nothing behind
+    assert_close(xdev.grad(lambda x: x * x)(xp.asarray(np.float32(3.0))), np.float32(6.0))

@@ -1,0 +1,207 @@
+"""`fit`, `evaluate` and `predict`."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import xdev
+from xdev import nn, ops, optim
+from xdev.errors import ArrayTypeError, DataError, DeviceMismatchError, NonFiniteLossError
+from xdev.testing import assert_close
+
+X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+Y = (X[:, 0] > 0).astype("int64") + (X[:, 1] > 0)
+
+
+def loss(model, batch):
+    return ops.cross_entropy(model(batch[0]), batch[1])
+
+
+def _model(where, seed=0):
+    return nn.MLP([4, 16, 3], rng=xdev.random.Generator(seed, where))
+
+
+def _fit(device, **kwargs):
+    options = {"optimizer": optim.adamw(0.02), "epochs": 5, "batch_size": 16, "device": device} | kwargs
+    return xdev.fit(_model("numpy"), loss, (X, Y), **options)
+
+
+def test_fit_learns_and_reports(device):
+    model = _model("numpy")
+    before = xdev.to_numpy(model, copy=True)
+    result = xdev.fit(
+        model, loss, (X, Y), optimizer=optim.adamw(0.02), epochs=30, batch_size=16, device=device,
+        validation=(X, Y),
+    )  # fmt: skip
+    assert_close(model, before, rtol=0, atol=0)
+    assert xdev.device_of(result.model) == device
+    assert len(result.history) == 30
+    assert len(result.losses) == 90
+    assert result.history[-1]["loss"] < 0.3 * result.history[0]["loss"]
+    assert {"epoch", "step", "loss", "val_loss"} == set(result.history[-1])
+    assert result.history[-1]["step"] == result.state.step == 90
+    assert set(result.timing.four_steps()) == {"initialise", "move", "train", "bring_back"}
+    assert result.timing.first_step_count == 2  # batches of 16 and a last one of 8
+    labels = xdev.predict(result.model, X, batch_size=7).argmax(1)
+    assert (labels == Y).mean() > 0.9
+
+
+def test_fit_gives_the_same_losses_on_every_backend(device):
+    here, reference = _fit(device), _fit("numpy")
+    np.testing.assert_allclose(here.losses, reference.losses, rtol=1e-4)
+
+
+def test_fit_is_bit_identical_a_second_time(device):
+    first, second = _fit(device), _fit(device)
+    assert first.losses == second.losses
+    assert_close(first.model, xdev.to_numpy(second.model), rtol=0, atol=0)
+
+
+def test_fit_accounts_for_what_crosses(device):
+    result = _fit(device, shuffle=False)
+    data = X.nbytes + Y.size * (8 if device.backend.holds("int64", device.info) else 4)
+    params = (4 * 16 + 16 + 16 * 3 + 3) * 4
+    rows = 5 * 40 * 4
+    assert result.transfers.to_device_bytes == (0 if device.is_host else data + params + rows)
+    assert result.transfers.to_host_bytes == (0 if device.is_host else 15 * 4)
+
+
+def test_the_loop_waits_only_at_the_end_of_an_interval(device):
+    result = _fit(device, epochs=6, log_every=9)
+    assert [record["step"] for record in result.history] == [9, 18]
+    if not device.is_host:
+        assert result.transfers.to_host_count == 2
+
+
+def test_casts_are_said_once(device, caplog):
+    with caplog.at_level(logging.INFO, logger="xdev"):
+        result = xdev.fit(
+            _model(device), loss, (X.astype("float64"), Y), optimizer=optim.sgd(0.1), epochs=2, device=device
+        )
+    assert "data[0]: float64 cast to float32" in result.notes
+    assert caplog.messages.count("data[0]: float64 cast to float32") == 1
+
+
+def test_a_loader_and_a_callback(device):
+    seen = []
+
+    def stop_after_two(record, state):
+        seen.append((record["epoch"], state.step))
+        return len(seen) == 2
+
+    loader = xdev.data.Loader((X, Y), batch_size=20, shuffle=True, device=device)
+    result = xdev.fit(_model(device), loss, loader, optimizer=optim.sgd(0.1), epochs=9, callbacks=[stop_after_two])
+    assert seen == [(1, 2), (2, 4)]
+    assert result.state.step == 4
+
+
+def test_training_goes_on_from_the_result(device):
+    result = _fit(device)
+    again = xdev.fit(result.model, loss, (X, Y), optimizer=optim.adamw(0.02), epochs=5, device=device)
+    assert again.history[-1]["loss"] < result.history[-1]["loss"]
+
+
+def test_evaluate_weights_batches_by_their_rows(device):
+    model = _model(device)
+
+    def with_accuracy(model, batch):
+        xp = xdev.namespace(batch[0])
+        logits = model(batch[0])
+        hit = xp.astype(xp.argmax(logits, axis=-1) == xp.astype(batch[1], xp.argmax(logits, axis=-1).dtype), xp.float32)
+        return ops.cross_entropy(logits, batch[1]), {"accuracy": xp.mean(hit)}
+
+    whole = xdev.evaluate(model, with_accuracy, (X, Y))
+    parts = xdev.evaluate(model, with_accuracy, (X, Y), batch_size=7)
+    assert whole.keys() == {"loss", "accuracy"}
+    np.testing.assert_allclose([*whole.values()], [*parts.values()], rtol=1e-5)
+
+
+def test_predict_brings_trees_back(device):
+    out = xdev.predict(lambda x: {"double": x + x}, X, batch_size=9, device=device)
+    assert isinstance(out["double"], np.ndarray)
+    np.testing.assert_array_equal(out["double"], 2 * X)
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------
+
+
+def _poisoned(device):
+    """Data whose loss is infinite in the second epoch's intervals: the learning rate explodes."""
+    x = np.float32([[1.0, 2.0], [3.0, 4.0]])
+
+    def f(model, batch):
+        xp = xdev.namespace(batch)
+        return xp.mean(xp.exp((model["w"] * batch) ** 2))
+
+    return f, {"w": device.xp.ones(2, dtype=device.xp.float32)}, x
+
+
+def test_nan_is_seen_at_the_next_interval_and_names_the_step(device):
+    f, model, x = _poisoned(device)
+    optimizer = optim.sgd(-1e-3)  # uphill, so that it explodes after some steps
+    with np.errstate(all="ignore"), pytest.raises(NonFiniteLossError) as caught:
+        xdev.fit(model, f, x, optimizer=optimizer, epochs=40, log_every=2, device=device)
+    error = caught.value
+    assert error.result.history[-1]["step"] % 2 == 0
+    first_bad = next(i for i, value in enumerate(error.result.losses) if not np.isfinite(value)) + 1
+    assert f"at step {first_bad} " in str(error)
+    assert "Lower the learning rate" in str(error)
+    assert np.isfinite(xdev.to_numpy(error.result.model["w"])).all()
+    assert error.result.state.step < first_bad
+
+
+def test_nan_can_stop_or_go_on(device):
+    f, model, x = _poisoned(device)
+    options = {"optimizer": optim.sgd(-1e-3), "epochs": 40, "log_every": 2, "device": device}
+    with np.errstate(all="ignore"):
+        stopped = xdev.fit(model, f, x, on_nonfinite="stop", **options)
+        went_on = xdev.fit(model, f, x, on_nonfinite="continue", **options)
+    assert np.isfinite(xdev.to_numpy(stopped.model["w"])).all()
+    assert stopped.state.step < 40
+    assert went_on.state.step == 40
+    with pytest.raises(DataError, match="on_nonfinite must be one of raise, stop, continue; got 'ignore'"):
+        xdev.fit(model, f, x, on_nonfinite="ignore", **options)
+
+
+@pytest.mark.parametrize("bad", [3, -1])
+def test_labels_out_of_range_are_named(device, bad):
+    y = Y.copy()
+    y[5] = bad
+    with pytest.raises(DataError, match=rf"labels must be in \[0, 3\), got {bad}"):
+        xdev.fit(_model(device), loss, (X, y), optimizer=optim.sgd(0.1), epochs=1, batch_size=16, device=device)
+
+
+def test_batch_size_over_the_data(device):
+    with pytest.raises(DataError, match="batch_size=41 is more than the 40 rows"):
+        _fit(device, batch_size=41)
+
+
+def test_bad_counts(device):
+    with pytest.raises(DataError, match="epochs must be a positive integer, got 0"):
+        _fit(device, epochs=0)
+    with pytest.raises(DataError, match="log_every must be a positive integer or None, got 0"):
+        _fit(device, log_every=0)
+
+
+@pytest.mark.xdev_backends(
+    only=["cupy", "strict"], reason="torch has one CPU device, NumPy one at all, and JAX copies captured arrays"
+)
+def test_an_array_captured_from_another_device_is_told(device):
+    stray = xdev.to_device(X[:, :1], {"strict": "strict:device2", "cupy": "cupy:cuda:0"}[device.backend])
+
+    def f(model, batch):
+        return loss(model, (batch[0] + stray, batch[1]))
+
+    with pytest.raises(DeviceMismatchError, match="one of them not among the arguments"):
+        xdev.fit(_model(device), f, (X, Y), optimizer=optim.sgd(0.1), device=device)
+
+
+def test_predict_needs_something_to_call():
+    with pytest.raises(ArrayTypeError, match=r"predict calls model\(batch\), and a dict cannot be called"):
+        xdev.predict({"w": np.ones(2)}, X)
+
+
+def test_evaluate_takes_no_random_loss(device):
+    with pytest.raises(DataError, match="this one wants a generator as well"):
+        xdev.evaluate(_model(device), lambda m, b, rng: 0.0, (X, Y))
