@@ -324,3 +324,15 @@ def test_synchronize_takes_arrays_trees_devices_and_names(device, xp):
     xdev.synchronize(device)
     xdev.synchronize(str(device))
     xdev.synchronize()
+
+
+def test_precision_takes_dtype_objects(device):
+    with xdev.precision(np.float32):
+        assert device.xp.zeros(2).dtype == device.xp.float32
+
+
+def test_synchronize_takes_arrays_and_devices_alone(device):
+    xdev.synchronize({"x": device.xp.zeros(2), "n": 3})
+    xdev.synchronize(device)
+    with pytest.raises(xdev.ArrayTypeError, match="synchronize takes arrays, trees of them, or a device; got 3"):
+        xdev.synchronize(3)

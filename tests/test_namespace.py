@@ -210,7 +210,7 @@ def test_namespace_of_two_frameworks(xp):
 
 @pytest.mark.parametrize("x", ["text", [1.0], object(), {"a": 1}])
 def test_namespace_of_what_is_no_array(x):
-    text = f"namespace takes arrays and numbers; argument 1 is a {type(x).__name__}. xdev.asarray"
+    text = rf"namespace takes arrays and numbers; argument 1 is an? {type(x).__name__}\. xdev\.asarray"
     with pytest.raises(xdev.ArrayTypeError, match=text):
         xdev.namespace(np.ones(1), x)
 

@@ -133,6 +133,15 @@ def test_jit_gives_the_same(xp):
     assert_close(step(_params(xp), _x(xp), 3)["out"], np.float32(3 * _energy_gradients()[0]), rtol=1e-5)
 
 
+def test_jit_takes_keywords_and_what_is_no_array_follows_the_shape(xp):
+    f = xdev.jit(lambda x, *, y: {"sum": x + y, "rows": x.shape[0]})
+    for rows in (2, 3, 2):
+        x = xp.ones(rows, dtype=xp.float32)
+        out = f(x, y=x)
+        assert out["rows"] == rows
+        assert_close(out["sum"], np.full(rows, 2, np.float32))
+
+
 def test_jit_compiles_once_per_shape_where_it_compiles(xp, backend):
     calls = []
 
@@ -215,6 +224,17 @@ def test_arguments_on_different_devices(xp, device):
     assert str(other) in text
     assert "xdev.to_device(" in text
     assert "args[1]" in text
+
+
+@pytest.mark.xdev_backends(exclude=["torch", "jax"], reason="their own functions know their own gradients")
+def test_functions_that_do_not_know_traced_arrays_are_told(xp):
+    x = xp.asarray(np.float32([1.0, 2.0]))
+    with pytest.raises((GradientError, TypeError, AttributeError), match=r"xp = xdev\.namespace\(x\)"):
+        xdev.grad(lambda w: xp.sum(xp.tanh(w)))(x)
+    with pytest.raises((GradientError, TypeError), match=r"xp = xdev\.namespace\(x\)"):
+        xdev.grad(lambda w: np.sum(w))(x)
+    with pytest.raises((GradientError, TypeError), match=r"xp = xdev\.namespace\(x\)"):
+        xdev.grad(lambda w: np.tanh(w))(x)
 
 
 def test_an_error_of_the_users_passes_as_it_is(xp):

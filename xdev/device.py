@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from . import registry, tree
-from .contract import Backend
+from .contract import Backend, dtype_name
 from .device_names import ACCELERATORS, Spec, parse
 from .device_search import (
     Device,
@@ -23,7 +23,7 @@ from .device_search import (
     same_hardware,
     use,
 )
-from .errors import ArrayTypeError, DeviceError, DeviceMismatchError, DTypeError
+from .errors import ArrayTypeError, DeviceError, DeviceMismatchError, DTypeError, a
 from .namespaces import default_float
 
 __all__ = [
@@ -52,13 +52,14 @@ owners, find_backend = registry.owners, registry.find_backend  # looked up where
 
 
 @contextlib.contextmanager
-def precision(dtype: str, /) -> Iterator[None]:
+def precision(dtype: Any, /) -> Iterator[None]:
     """Set the default float dtype of creation functions and random numbers within a block.
 
     Parameters
     ----------
-    dtype : str
-        "float32", "float64" or "bfloat16"; frameworks that must be told to hold it are told, those that are loaded.
+    dtype : str or dtype
+        "float32", "float64" or "bfloat16", or a framework's object for it; the loaded frameworks that must be told
+        to hold it are told.
 
     Raises
     ------
@@ -72,8 +73,9 @@ def precision(dtype: str, /) -> Iterator[None]:
     ...     xdev.device("numpy").xp.zeros(3).dtype
     dtype('float32')
     """
+    wanted, dtype = dtype, dtype_name(dtype)
     if dtype not in ("bfloat16", "float32", "float64"):
-        raise DTypeError(f"precision is one of float32, float64, bfloat16; got {dtype!r}")
+        raise DTypeError(f"precision is one of float32, float64, bfloat16; got {wanted!r}")
     token = default_float.set(dtype)
     try:
         with contextlib.ExitStack() as stack:
@@ -186,7 +188,8 @@ def _describe_tree(subtree: Any) -> str:
 
 def mismatch(found: dict[Any, str], note: str = "") -> DeviceMismatchError:
     """Return the error for arrays on several devices (or backends), given one path on each."""
-    first, *others = found
+    # What stands on the host moves to a device rather than the other way round; else all move to the first one's.
+    first, *others = sorted(found, key=lambda where: bool(getattr(where, "is_host", False)))
     listed = "; ".join(f"{path} is on {where}" for where, path in found.items())
     path = found[others[-1]]
     return DeviceMismatchError(
@@ -248,7 +251,7 @@ def _namespace(arrays: tuple[Any, ...]) -> Any:
             owned = native_of(x)
             if owned is None:
                 raise ArrayTypeError(
-                    f"namespace takes arrays and numbers; argument {position} is a {type(x).__name__}. "
+                    f"namespace takes arrays and numbers; argument {position} is {a(type(x).__name__)}. "
                     "xdev.asarray(x) makes an array of numbers and lists of numbers"
                 )
             traced = x.__array_namespace__()
@@ -293,6 +296,11 @@ def synchronize(what: Any = None, /) -> None:
     what : tree of arrays, Device, str or None
         Arrays to wait for, or a device; None is `xdev.device()`.
 
+    Raises
+    ------
+    ArrayTypeError
+        If it is none of these.
+
     Examples
     --------
     >>> import numpy as np, xdev
@@ -302,7 +310,10 @@ def synchronize(what: Any = None, /) -> None:
         found = device(what)
         found.backend.wait_device(found.info)
         return
-    for leaf in tree.leaves(what):
+    leaves = tree.leaves(what)
+    if len(leaves) == 1 and leaves[0] is what and native_of(what) is None:
+        raise ArrayTypeError(f"synchronize takes arrays, trees of them, or a device; got {what!r}")
+    for leaf in leaves:
         owned = native_of(leaf)
         if owned is not None:
             owned[0].wait(owned[1])

@@ -9,7 +9,7 @@ from typing import Any
 from . import autodiff, registry, tree
 from .contract import Backend, dtype_name
 from .device import common_device, device_of_array, native_of
-from .errors import DeviceMismatchError, GradientError
+from .errors import DeviceMismatchError, GradientError, a
 from .tree_marks import trainable_mask
 
 __all__ = ["Split", "check_loss", "constants", "differentiate", "explained", "is_differentiable", "take_apart"]
@@ -109,7 +109,7 @@ def check_loss(value: Any) -> None:
     shape = getattr(value, "shape", None)
     if shape is None or not hasattr(value, "dtype"):
         raise GradientError(
-            f"value_and_grad needs a scalar array as loss, got a {type(value).__name__}; "
+            f"value_and_grad needs a scalar array as loss, got {a(type(value).__name__)}; "
             "float(), .item() and xdev.item leave the graph"
         )
     if tuple(shape) != ():
@@ -151,6 +151,11 @@ def explained(backend: Backend, roots: list[tuple[str, Any]]) -> Iterator[None]:
             raise told from error
         except Exception:  # noqa: BLE001  the first error is the one to tell
             raise error from None
+        if isinstance(error, TypeError) and autodiff.TracedArray.__name__ in str(error):
+            raise GradientError(
+                f"a function was called that does not know arrays under differentiation ({error}). Take functions from "
+                "xp = xdev.namespace(x), where x is an argument of the differentiated function, or from xdev.ops"
+            ) from error
         if backend.is_device_mismatch(error):
             raise DeviceMismatchError(
                 f"arrays are on different devices, one of them not among the arguments ({error}). Move what the "

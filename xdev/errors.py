@@ -138,3 +138,8 @@ class NonFiniteLossError(TrainingError):
 
 class FileError(XdevError, ValueError):
     """A file that is truncated, foreign, of the wrong structure, or cannot be written."""
+
+
+def a(word: str) -> str:
+    """Return a word with its article: "a dict", "an int"."""
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"

@@ -22,7 +22,7 @@ from .contract import dtype_name
 from .crossing import cross, read
 from .device import Device, device_of_array, host, native_of
 from .device import device as find_device
-from .errors import DTypeError, FileError
+from .errors import DTypeError, FileError, a
 from .file_structure import Steps, decode, encode, entries
 from .values import host_dtype, kind_of, wanted_dtype
 
@@ -217,7 +217,7 @@ def _write_structure(tree_: Any, arrays: dict[str, np.ndarray]) -> str:
         owned = native_of(leaf)
         if owned is None:
             raise FileError(
-                f"{path} is a {type(leaf).__name__}; files hold arrays, numbers, strings, bytes and None in dicts, "
+                f"{path} is {a(type(leaf).__name__)}; files hold arrays, numbers, strings, bytes and None in dicts, "
                 "lists, tuples and modules"
             )
         backend, native = owned

@@ -16,7 +16,7 @@ from .contract import Backend, dtype_name
 from .crossing import cast, cross, read, take_in
 from .device import Device, Spec, device_of_array, find_in, host, native_of, parse
 from .device import device as find_device
-from .errors import ArrayTypeError, CopyRequiredError, TransferError
+from .errors import ArrayTypeError, CopyRequiredError, TransferError, a
 from .values import NUMBERS, host_values, is_array_list, kind_of, numbers_as, wanted_dtype
 
 __all__ = ["asarray", "is_array_list", "item", "to_device", "to_numpy"]
@@ -27,7 +27,7 @@ Target = Callable[[Backend | None], Any]
 owners = registry.owners  # looked up where tenths of a microsecond count
 
 
-def to_device(tree_: Any, device: Any, /, *, copy: bool | None = None, dtype: Any = None) -> Any:
+def to_device(tree_: Any, /, device: Any, *, copy: bool | None = None, dtype: Any = None) -> Any:
     """Place every array of a tree on a device.
 
     Parameters
@@ -149,7 +149,7 @@ def item(x: Any, /) -> Any:
     if owned is None:
         if isinstance(x, NUMBERS):
             return x
-        raise ArrayTypeError(f"item takes an array of one element or a number, got a {type(x).__name__}")
+        raise ArrayTypeError(f"item takes an array of one element or a number, got {a(type(x).__name__)}")
     backend, native = owned
     if math.prod(native.shape) != 1:
         raise TransferError(f"item takes an array of one element, got shape {tuple(native.shape)}")
@@ -200,7 +200,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | 
         return _move(obj, lambda _: device_of_array(*owned), copy, dtype, None, True)
     if owned is None and not _exports(obj):
         if copy is False:
-            raise CopyRequiredError(f"a {type(obj).__name__} shares memory with no array; leave out copy=False")
+            raise CopyRequiredError(f"{a(type(obj).__name__)} shares memory with no array; leave out copy=False")
         return _from_numbers(host_values(obj, None), find_device(device), dtype, None)
     return _move(obj, _target(device), copy, dtype, None, True)
 

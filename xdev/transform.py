@@ -16,7 +16,7 @@ from . import autodiff, registry, tree
 from .contract import Backend, dtype_name
 from .device import common_device, device_of_array, native_of
 from .differentiation import Split, check_loss, constants, differentiate, explained, take_apart
-from .errors import ArrayTypeError, GradientError
+from .errors import ArrayTypeError, GradientError, a
 from .random import tracing
 
 __all__ = ["grad", "jit", "stop_gradient", "value_and_grad", "vjp"]
@@ -230,19 +230,21 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     compiled: dict[Any, Any] = {}
 
     @functools.wraps(f)
-    def wrapped(*args: Any) -> Any:
-        leaves, treedef = tree.flatten(tuple(None if i in static else a for i, a in enumerate(args)))
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        leaves, treedef = tree.flatten((tuple(None if i in static else a for i, a in enumerate(args)), kwargs))
         dynamic = [_is_dynamic(leaf) for leaf in leaves]
         arrays = [leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
         backend = _first_backend(arrays)
         if backend is None or type(backend).jit is Backend.jit:
-            return f(*args)
+            return f(*args, **kwargs)
         constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
-        key = (backend, treedef, tuple(dynamic), constants, tuple(args[i] for i in sorted(static)))
+        # With the shapes, since what is no array in the result may depend on them.
+        shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
+        key = (backend, treedef, tuple(dynamic), constants, tuple(args[i] for i in sorted(static)), shapes)
         if key not in compiled:
             compiled[key] = _compile(f, backend, treedef, dynamic, constants, args, static, donate)
         function, box = compiled[key]
-        with explained(backend, _named(args, {})):
+        with explained(backend, _named(args, kwargs)):
             out = function(arrays)
         return box[0](out)
 
@@ -265,8 +267,8 @@ def _compile(
     def of_arrays(arrays: list[Any]) -> list[Any]:
         with tracing(object()):
             moving, still = iter(arrays), iter(constants)
-            full = tree.unflatten(treedef, [next(moving) if d else next(still) for d in dynamic])
-            out, rebuild = take_apart(f(*(kept.get(i, a) for i, a in enumerate(full))))
+            full, kwargs = tree.unflatten(treedef, [next(moving) if d else next(still) for d in dynamic])
+            out, rebuild = take_apart(f(*(kept.get(i, a) for i, a in enumerate(full)), **kwargs))
         box[:] = [rebuild]
         return out
 
@@ -305,12 +307,12 @@ def _value_and_aux(out: Any, has_aux: bool) -> tuple[Any, Any]:
     if not has_aux:
         if isinstance(out, tuple | list):
             raise GradientError(
-                f"value_and_grad needs a scalar loss, got a {type(out).__name__} of {len(out)}; "
+                f"value_and_grad needs a scalar loss, got {a(type(out).__name__)} of {len(out)}; "
                 "has_aux=True takes (loss, auxiliary)"
             )
         return out, ()
     if not isinstance(out, tuple) or len(out) != 2:
-        raise GradientError(f"has_aux=True needs (loss, auxiliary), got a {type(out).__name__}")
+        raise GradientError(f"has_aux=True needs (loss, auxiliary), got {a(type(out).__name__)}")
     return out
 
 

@@ -126,7 +126,7 @@ def test_wrong_arguments():
         nn.Embedding(2.5, 3, rng=rng)
     with pytest.raises(ValueError, match="MLP takes at least two sizes"):
         nn.MLP([3], rng=rng)
-    with pytest.raises(TypeError, match="Sequential takes modules and functions, got a int at 1"):
+    with pytest.raises(TypeError, match="Sequential takes modules and functions, got an int at 1"):
         nn.Sequential([ops.relu, 3])
     with pytest.raises(ValueError, match=re.escape("Dropout takes a rate in [0, 1), got 1.0")):
         nn.Dropout(1.0)

@@ -96,6 +96,56 @@ def test_a_loader_and_a_callback(device):
     assert result.state.step == 4
 
 
+class Rows:
+    """A loader of another kind: batches as tuples of arrays and lists."""
+
+    def __iter__(self):
+        for start in range(0, 40, 20):
+            yield X[start : start + 20].astype("float64"), Y[start : start + 20].tolist()
+
+
+def test_any_iterable_of_batches(device):
+    result = xdev.fit(_model(device), loss, Rows(), optimizer=optim.adamw(0.02), epochs=20, device=device)
+    assert result.state.step == 40
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    assert "data[0]: float64 cast to float32" in result.notes
+    once = xdev.fit(_model(device), loss, iter(Rows()), optimizer=optim.sgd(0.1), device=device)
+    assert once.state.step == 2
+
+
+def test_an_iterator_is_good_for_one_epoch():
+    with pytest.raises(DataError, match="data is a generator, which can be walked through once, but epochs=2"):
+        xdev.fit(_model("numpy"), loss, iter(Rows()), optimizer=optim.sgd(0.1), epochs=2)
+
+
+@pytest.mark.xdev_backends(only=["torch"], reason="torch's own loader yields torch tensors")
+def test_a_torch_loader_feeds_every_device():
+    import torch
+
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    loader = torch.utils.data.DataLoader(data, batch_size=20)
+    for device in ("torch", "numpy"):
+        result = xdev.fit(_model(device), loss, loader, optimizer=optim.sgd(0.1), epochs=2, device=device)
+        assert result.state.step == 4
+
+
+def test_validation_and_prediction_may_be_smaller_than_a_batch(device):
+    result = _fit(device, validation=(X[:7], Y[:7]))
+    assert "val_loss" in result.history[-1]
+    assert xdev.predict(result.model, X[:7], batch_size=16).shape == (7, 3)
+
+
+def test_the_results_model_outlives_its_state(device):
+    result = _fit(device)
+    before = xdev.to_numpy(result.model, copy=True)
+    step = xdev.make_step(loss, optim.adamw(0.02))
+    batch = next(iter(xdev.data.Loader((X, Y), device=device)))
+    state = result.state
+    for _ in range(2):
+        state, _ = step(state, batch)
+    assert_close(result.model, before, rtol=0, atol=0)
+
+
 def test_training_goes_on_from_the_result(device):
     result = _fit(device)
     again = xdev.fit(result.model, loss, (X, Y), optimizer=optim.adamw(0.02), epochs=5, device=device)
@@ -140,7 +190,7 @@ def _poisoned(device):
 def test_nan_is_seen_at_the_next_interval_and_names_the_step(device):
     f, model, x = _poisoned(device)
     optimizer = optim.sgd(-1e-3)  # uphill, so that it explodes after some steps
-    with np.errstate(all="ignore"), pytest.raises(NonFiniteLossError) as caught:
+    with pytest.raises(NonFiniteLossError) as caught:
         xdev.fit(model, f, x, optimizer=optimizer, epochs=40, log_every=2, device=device)
     error = caught.value
     assert error.result.history[-1]["step"] % 2 == 0
@@ -154,9 +204,8 @@ def test_nan_is_seen_at_the_next_interval_and_names_the_step(device):
 def test_nan_can_stop_or_go_on(device):
     f, model, x = _poisoned(device)
     options = {"optimizer": optim.sgd(-1e-3), "epochs": 40, "log_every": 2, "device": device}
-    with np.errstate(all="ignore"):
-        stopped = xdev.fit(model, f, x, on_nonfinite="stop", **options)
-        went_on = xdev.fit(model, f, x, on_nonfinite="continue", **options)
+    stopped = xdev.fit(model, f, x, on_nonfinite="stop", **options)
+    went_on = xdev.fit(model, f, x, on_nonfinite="continue", **options)
     assert np.isfinite(xdev.to_numpy(stopped.model["w"])).all()
     assert stopped.state.step < 40
     assert went_on.state.step == 40

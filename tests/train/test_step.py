@@ -7,7 +7,7 @@ import pytest
 
 import xdev
 from xdev import nn, ops, optim
-from xdev.errors import ArrayTypeError, DeviceMismatchError, GradientError, StaleStateError
+from xdev.errors import ArrayTypeError, DeviceMismatchError, GradientError, StaleStateError, TrainingError
 from xdev.testing import assert_close
 
 
@@ -238,8 +238,10 @@ def test_a_batch_elsewhere_is_told(device):
     state = xdev.TrainState.create(_model(device), optimizer)
     with pytest.raises(DeviceMismatchError) as caught:
         xdev.make_step(loss, optimizer)(state, _batch(other.xp))
-    assert "batch[0]" in str(caught.value)
-    assert f'xdev.to_device(batch[0], "{device}")' in str(caught.value)
+    assert f"model[0] is on {device}; batch[0] is on {other}" in str(caught.value)
+    # what is on the host is to move to the device
+    mend = f'model[0], "{other}"' if device.is_host else f'batch[0], "{device}"'
+    assert f"xdev.to_device({mend})" in str(caught.value)
 
 
 def test_nothing_to_train(xp):
@@ -252,6 +254,27 @@ def test_nothing_to_train(xp):
 def test_an_optimizer_that_is_none():
     with pytest.raises(ArrayTypeError, match="optimizer is a float; expected an object with init and update"):
         xdev.make_step(loss, 0.1)
+    with pytest.raises(ArrayTypeError, match=r"optimizer is a function; .* It is a function: call it"):
+        xdev.make_step(loss, optim.adamw)
+
+
+def test_a_state_made_for_another_optimizer(xp, device):
+    state = xdev.TrainState.create(_model(device), optim.adamw(0.1))
+    with pytest.raises(TrainingError, match="the state was made for another optimizer"):
+        xdev.make_step(loss, optim.sgd(0.1))(state, _batch(xp))
+    xdev.make_step(loss, optim.adamw(0.2))(state, _batch(xp))  # another rate is no other optimizer
+
+
+def test_metrics_that_are_no_arrays_follow_the_shape(xp, device):
+    def f(model, batch):
+        return loss(model, batch), {"rows": batch[0].shape[0]}
+
+    optimizer = optim.sgd(0.1)
+    state = xdev.TrainState.create(_model(device), optimizer)
+    step = xdev.make_step(f, optimizer)
+    for rows in (6, 5, 6):
+        state, metrics = step(state, _batch(xp, rows))
+        assert metrics["rows"] == rows
 
 
 def test_what_a_loss_may_return(xp, device):

@@ -15,6 +15,11 @@ from ..registry import owners
 
 __all__ = ["TracedArray", "constant", "unwrap"]
 
+_STAY = (
+    "call functions of xp = xdev.namespace(x), where x is an argument of the differentiated function, or of xdev.ops; "
+    "xdev.stop_gradient and auxiliary outputs take values out"
+)
+
 
 class TracedArray:
     """An array that a tape follows; `xdev.namespace(x)` gives the functions that work on it.
@@ -81,16 +86,18 @@ class TracedArray:
         return self.xp
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"an array under differentiation has no {name!r}; {_STAY}")
         raise AttributeError(
             f"an array under differentiation has the attributes of the Array API standard, and {name!r} is none; "
             f"write xp.{name}(x) with xp = xdev.namespace(x), if that is a function of the standard"
         )
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(
-            "an array under differentiation cannot become a NumPy array; stay in xp = xdev.namespace(x) instead of "
-            "calling NumPy, or take the value out with xdev.stop_gradient or as an auxiliary output"
-        )
+        raise TypeError(f"an array under differentiation cannot become a NumPy array; {_STAY}")
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise TypeError(f"numpy.{function.__name__} does not know arrays under differentiation; {_STAY}")
 
     # -- Python scalars --------------------------------------------------------------------------------
 

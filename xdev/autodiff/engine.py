@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import tree
 from ..device import namespace
-from ..errors import GradientError
+from ..errors import GradientError, a
 from ..registry import find_backend
 from .array import TracedArray, constant, unwrap
 from .namespace import traced_namespace
@@ -51,7 +51,7 @@ def _check_loss(value: Any) -> None:
     shape = getattr(native, "shape", None)
     if shape is None or not hasattr(native, "dtype"):
         raise GradientError(
-            f"value_and_grad needs a scalar loss, got a {type(native).__name__}; return an array of shape () "
+            f"value_and_grad needs a scalar loss, got {a(type(native).__name__)}; return an array of shape () "
             "(and anything else as an auxiliary output: has_aux=True)"
         )
     if tuple(shape) != ():

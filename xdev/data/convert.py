@@ -28,7 +28,7 @@ def float_dtype(model: Any) -> str | None:
     return None
 
 
-def convert(data: Any, device: Device, dtype: str | None) -> tuple[Any, list[str]]:
+def convert(data: Any, device: Device, dtype: str | None, *, quiet: bool = False) -> tuple[Any, list[str]]:
     """Return data whose dtypes the device can hold and the model expects, and a note on each cast."""
     paths, leaves, treedef = tree.flatten_with_paths(data)
     notes: list[str] = []
@@ -44,7 +44,7 @@ def convert(data: Any, device: Device, dtype: str | None) -> tuple[Any, list[str
             leaf = xp.astype(leaf, getattr(xp, wanted))
             notes.append(f"{where}: {name} cast to {wanted}")
         out.append(leaf)
-    for note in notes:
+    for note in () if quiet else notes:
         _log.info(note)
     return tree.unflatten(treedef, out), notes
 

@@ -16,7 +16,7 @@ from .. import registry, transfer, tree
 from ..contract import Backend, nbytes_of
 from ..device import Device, common_device, host
 from ..device import device as find_device
-from ..errors import ArrayTypeError, DataError
+from ..errors import ArrayTypeError, DataError, a
 from ..random import Generator
 from .convert import convert
 
@@ -47,7 +47,7 @@ def length(data: Any) -> int:
 
 
 def _words(leaf: Any) -> str:
-    return "a single number" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
+    return "a single number" if hasattr(leaf, "dtype") else f"{a(type(leaf).__name__)}"
 
 
 class Loader:
@@ -178,7 +178,7 @@ def _as_arrays(data: Any) -> Any:
         try:
             registry.backend_of(leaf)
         except ArrayTypeError as error:
-            raise DataError(f"data holds a {type(leaf).__name__}; give arrays or lists of numbers") from error
+            raise DataError(f"data holds {a(type(leaf).__name__)}; give arrays or lists of numbers") from error
     return tree.unflatten(treedef, made)
 
 

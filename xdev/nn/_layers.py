@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import ops
 from ..device import Device, device
-from ..errors import DataError
+from ..errors import DataError, a
 from ..namespaces import default_float
 from ..ops._linear import linear_op
 from ..random import Generator
@@ -24,7 +24,7 @@ def _need_rng(layer: str, rng: Any) -> Generator:
     if not isinstance(rng, Generator):
         raise TypeError(
             f"{layer} takes rng=, an xdev.random.Generator such as xdev.random.Generator(0, device), "
-            f"got a {type(rng).__name__}"
+            f"got {a(type(rng).__name__)}"
         )
     return rng
 
@@ -310,7 +310,7 @@ class Sequential(Module):
         self.layers = list(layers)
         for position, layer in enumerate(self.layers):
             if not callable(layer):
-                raise TypeError(f"Sequential takes modules and functions, got a {type(layer).__name__} at {position}")
+                raise TypeError(f"Sequential takes modules and functions, got {a(type(layer).__name__)} at {position}")
 
     def __call__(self, x: Array, /, *, rng: Generator | None = None) -> Array:
         """Apply the layers in turn; `rng` goes to those that draw random numbers."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..contract import dtype_name
 from ..device import device_of_array, native_of
-from ..errors import ArrayTypeError, DataError, DTypeError
+from ..errors import ArrayTypeError, DataError, DTypeError, a
 from ..ledger import active, muted
 
 __all__ = ["check_floating", "check_indices", "check_integer", "check_same_shape", "is_wide", "narrow", "widen"]
@@ -44,7 +44,7 @@ def check_floating(op: str, x: Any, what: str = "") -> None:
     """Refuse what is no real floating array."""
     dtype = getattr(x, "dtype", None)
     if dtype is None:
-        raise ArrayTypeError(f"{op} takes arrays, got a {type(x).__name__}; xdev.asarray(x) makes one")
+        raise ArrayTypeError(f"{op} takes arrays, got {a(type(x).__name__)}; xdev.asarray(x) makes one")
     if "float" not in name_of(dtype):
         raise DTypeError(
             f"{op} takes {what or 'an array'} of a real floating dtype, got {name_of(dtype)}; cast with xp.astype"
@@ -55,7 +55,7 @@ def check_integer(op: str, x: Any, what: str) -> None:
     """Refuse what is no integer array."""
     dtype = getattr(x, "dtype", None)
     if dtype is None:
-        raise ArrayTypeError(f"{op} takes {what} as an array, got a {type(x).__name__}; xdev.asarray(x) makes one")
+        raise ArrayTypeError(f"{op} takes {what} as an array, got {a(type(x).__name__)}; xdev.asarray(x) makes one")
     if "int" not in name_of(dtype):
         raise DTypeError(
             f"{op} takes {what} of an integer dtype, got {name_of(dtype)}; cast {what} with xp.astype(…, xp.int32)"

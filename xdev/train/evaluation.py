@@ -11,7 +11,7 @@ from ..data import Loader
 from ..data.convert import float_dtype
 from ..device import Device, common_device, native_of
 from ..device import device as find_device
-from ..errors import ArrayTypeError, DataError
+from ..errors import ArrayTypeError, DataError, a
 from ..transform import jit
 from .step import parts, takes_rng
 
@@ -103,7 +103,7 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, device: Any = 
     """
     if not callable(model):
         raise ArrayTypeError(
-            f"predict calls model(batch), and a {type(model).__name__} cannot be called; pass a module, or a function "
+            f"predict calls model(batch), and {a(type(model).__name__)} cannot be called; pass a module, or a function "
             "such as lambda x: forward(params, x)"
         )
     where = _place(model, device)
@@ -140,4 +140,7 @@ def _place(model: Any, device: Any) -> Device:
 def _loader(data: Any, batch_size: int | None, device: Device, model: Any) -> Any:
     if isinstance(data, Loader):
         return data
-    return Loader(data, batch_size=batch_size, device=device, dtype=float_dtype(model))
+    whole = Loader(data, device=device, dtype=float_dtype(model))
+    if batch_size is not None:  # data that is smaller than a batch is one smaller batch here
+        whole = Loader(data, batch_size=min(batch_size, whole.length), device=device, dtype=float_dtype(model))
+    return whole

@@ -10,12 +10,15 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from .. import ledger, transfer, tree
 from ..data import Loader
+from ..data.batches import Batches, is_iterable_of_batches
 from ..data.convert import float_dtype
 from ..device import Device, common_device, synchronize
 from ..device import device as find_device
-from ..errors import DataError, NonFiniteLossError
+from ..errors import DataError, NonFiniteLossError, a
 from .evaluation import evaluate
 from .result import Callback, FitResult, Timing
 from .state import TrainState
@@ -53,8 +56,9 @@ def fit(
     loss : callable
         `loss(model, batch)` or `loss(model, batch, rng)`; see `make_step`.
     data : tree of arrays, or iterable of batches
-        Arrays with equal leading axes, such as `(x, y)`, or an `xdev.data.Loader`. Floating data is cast to the
-        model's dtype.
+        Arrays with equal leading axes, such as `(x, y)`, an `xdev.data.Loader`, or any other iterable of batches
+        that is no tree, such as a framework's own loader; its batches are moved to the device. Floating data is
+        cast to the model's dtype.
     optimizer : Optimizer
         From `xdev.optim`; on JAX optax's work too.
     epochs : int, default: 1
@@ -113,16 +117,17 @@ def fit(
         with where.scope(), where.backend.precision(float_name or "float32"):
             # 1 and 2: the parameters are made on their device already where `rng` was there; move what is not.
             moved = transfer.to_device(model, where)
-            loader, notes = _load(data, where, batch_size, shuffle, seed, float_name)
+            loader, notes = _load(data, where, batch_size, shuffle, seed, float_name, epochs)
             synchronize(moved)
             timing.move = clock.lap()
-            state = TrainState.create(moved, optimizer, seed=seed)
             step = make_step(loss, optimizer)
+            state = TrainState.create(moved, optimizer, seed=seed)
             synchronize((state.params, state.opt_state))
             timing.initialise = clock.lap()
             run = _Run(state, step, timing, callbacks, validation, loss, batch_size, on_nonfinite)
             try:
-                run.train(loader, epochs, log_every)
+                with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told as NonFiniteLossError
+                    run.train(loader, epochs, log_every)
             except NonFiniteLossError as error:
                 error.result = run.result(transfers, notes)
                 raise
@@ -172,7 +177,8 @@ class _Run:
 
     def result(self, transfers: ledger.Transfers, notes: list[str]) -> FitResult:
         """Return what has been reached."""
-        return FitResult(self.state.model, self.history, self.state, transfers, self._timing, self.losses, notes)
+        # The model is a copy of its own: going on from the state consumes the state's arrays.
+        return FitResult(self.state.copy().model, self.history, self.state, transfers, self._timing, self.losses, notes)
 
     def train(self, loader: Any, epochs: int, log_every: int | None) -> None:
         """Run the loop."""
@@ -246,7 +252,7 @@ class _Run:
         )
 
     def _check_data(self, loader: Any) -> None:
-        """Compute the losses on the host: what the device could not check without waiting is checked there."""
+        """Compute losses on the host: what the device could not check without waiting is checked there."""
         if not isinstance(loader, Loader):
             return
         model = transfer.to_numpy(self.state.model)
@@ -275,11 +281,19 @@ def _pull(window: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def _load(
-    data: Any, device: Device, batch_size: int | None, shuffle: bool, seed: int, dtype: str | None
+    data: Any, device: Device, batch_size: int | None, shuffle: bool, seed: int, dtype: str | None, epochs: int
 ) -> tuple[Any, list[str]]:
     """Return an iterable over batches on the device, and notes on what was cast."""
-    if isinstance(data, Loader) or (hasattr(data, "__next__") and not hasattr(data, "shape")):
-        return data, list(getattr(data, "notes", []))
+    if isinstance(data, Loader):
+        return data, data.notes
+    if is_iterable_of_batches(data):
+        if iter(data) is data and epochs > 1:
+            raise DataError(
+                f"data is {a(type(data).__name__)}, which can be walked through once, but epochs={epochs}; give "
+                "arrays, an xdev.data.Loader, or an object whose __iter__ starts anew"
+            )
+        batches = Batches(data, device, dtype)
+        return batches, batches.notes
     loader = Loader(data, batch_size=batch_size, shuffle=shuffle, seed=seed, device=device, dtype=dtype)
     loader.make_resident(RESIDENT_SHARE)
     return loader, loader.notes

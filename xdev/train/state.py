@@ -87,6 +87,8 @@ class TrainState:
         Seed of the keys that losses get.
     device : Device
         Where it is.
+    optimizer : Optimizer
+        What the optimizer's state was made for.
 
     Examples
     --------
@@ -97,7 +99,7 @@ class TrainState:
     (0, {'w': array([1., 1.])})
     """
 
-    __slots__ = ("_consumed", "_opt_state", "_others", "_params", "device", "seed", "spec", "step")
+    __slots__ = ("_consumed", "_opt_state", "_others", "_params", "device", "optimizer", "seed", "spec", "step")
 
     def __init__(
         self,
@@ -108,7 +110,9 @@ class TrainState:
         step: int,
         seed: int,
         device: Device,
+        optimizer: Any,
     ) -> None:
+        self.optimizer = optimizer
         self.spec = spec
         self._params = params
         self._others = others
@@ -156,7 +160,7 @@ class TrainState:
             params = [backend.clone(x) for x in params]
             others = [backend.clone(x) for x in others]
             opt_state = _start(optimizer, params, backend)
-        return cls(spec, params, others, opt_state, 0, seed, device)
+        return cls(spec, params, others, opt_state, 0, seed, device, optimizer)
 
     def _live(self) -> None:
         if self._consumed:
@@ -205,12 +209,12 @@ class TrainState:
         with self.device.scope():
             params, others = [clone(x) for x in self._params], [clone(x) for x in self._others]
             opt_state = tree.map(clone, self._opt_state)
-        return TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device)
+        return TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device, self.optimizer)
 
     def succeed(self, params: list[Array], others: list[Array], opt_state: Any) -> TrainState:
         """Return the state after a step, and mark this one as consumed."""
         self._consumed = True
-        return TrainState(self.spec, params, others, opt_state, self.step + 1, self.seed, self.device)
+        return TrainState(self.spec, params, others, opt_state, self.step + 1, self.seed, self.device, self.optimizer)
 
     def __repr__(self) -> str:
         word = "consumed" if self._consumed else f"{len(self._params)} trained arrays"

@@ -10,7 +10,7 @@ from .. import registry, tree
 from ..contract import Array, Backend
 from ..device import common_device
 from ..differentiation import check_loss, constants, differentiate, explained, take_apart
-from ..errors import ArrayTypeError, GradientError
+from ..errors import ArrayTypeError, GradientError, TrainingError, a
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
 from .state import ModelSpec, TrainState
@@ -73,14 +73,16 @@ class Step:
     def __init__(self, loss: Callable[..., Any], optimizer: Any) -> None:
         for method in ("init", "update"):
             if not callable(getattr(optimizer, method, None)):
+                called = " It is a function: call it." if inspect.isfunction(optimizer) else ""
                 raise ArrayTypeError(
-                    f"optimizer is a {type(optimizer).__name__}; expected an object with init and update, such as "
-                    "xdev.optim.adamw(1e-3)"
+                    f"optimizer is {a(type(optimizer).__name__)}; expected an object with init and update, such as "
+                    f"xdev.optim.adamw(1e-3).{called}"
                 )
         self.loss = loss
         self.optimizer = optimizer
         self.takes_rng = takes_rng(loss)
         self.compilations = 0
+        self._optimizers: list[Any] = [optimizer]
         self._compiled: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -91,10 +93,22 @@ class Step:
             if registry.owners.get(type(leaf)) is not backend:
                 _check_batch(state, batch)
                 break
+        if not any(state.optimizer is known for known in self._optimizers):
+            self._check_optimizer(state)
         with explained(backend, [("model", (params, others)), ("batch", batch)]), state.device.scope():
             if type(backend).jit is Backend.jit:
                 return self._eager(state, backend, params, others, opt_state, batch)
             return self._compiled_step(state, backend, params, others, opt_state, leaves, treedef)
+
+    def _check_optimizer(self, state: TrainState) -> None:
+        """Refuse a state that was made for an optimizer whose state has another structure."""
+        expected, found = tree.structure(self.optimizer.init(state.params)), tree.structure(state.opt_state)
+        if expected != found:
+            raise TrainingError(
+                f"the state was made for another optimizer: the structure of its optimizer state is {found}, this "
+                f"step's is {expected}. Make it anew: xdev.TrainState.create(state.model, optimizer)"
+            )
+        self._optimizers.append(state.optimizer)
 
     # -- eager ---------------------------------------------------------------------------------------
 
@@ -132,7 +146,9 @@ class Step:
     ) -> tuple[TrainState, dict[str, Any]]:
         opt_leaves, opt_treedef = tree.flatten(opt_state)
         rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
-        key = (backend, state.spec, treedef, opt_treedef)
+        # With the shapes, since metrics that are no arrays may depend on them.
+        shapes = tuple((leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else type(leaf) for leaf in leaves)
+        key = (backend, state.spec, treedef, opt_treedef, shapes)
         found = self._compiled.get(key)
         if found is None:
             found = self._compile(backend, state.spec, treedef, opt_treedef, rng_treedef)
