@@ -154,8 +154,8 @@ def explained(backend: Backend, roots: list[tuple[str, Any]]) -> Iterator[None]:
         if isinstance(error, TypeError) and autodiff.TracedArray.__name__ in str(error):
             raise GradientError(
                 f"a function was called that does not know arrays under differentiation ({error}). Take functions from "
-                "xp = xdev.namespace(x), where x is an argument of the differentiated function, or from xdev.ops; an array "
-                "captured from outside goes on the right of an operator"
+                "xp = xdev.namespace(x), where x is an argument of the differentiated function, or from xdev.ops; an "
+                "array captured from outside goes on the right of an operator"
             ) from error
         if backend.is_device_mismatch(error):
             raise DeviceMismatchError(
