@@ -27,7 +27,7 @@ PACKAGES = (
     "xdev-array", "numpy", "torch", "jax", "cupy-cuda12x", "cupy-cuda13x", "array-api-strict", "array-api-compat",
     "optax", "autograd", "autoray",
 )  # fmt: skip
-BUSY = 0.4
+BUSY = 1.0
 """Load for each core from which on wall times of several threads mean little."""
 WIDTH = 150
 """Columns of a table where the output is no terminal."""

@@ -8,13 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from .buffers import empty
+
 __all__ = ["KERNELS"]
 
 Array = Any
+_BOOL = np.dtype(bool)
 
 
 def _rows(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Return the product of two matrices, in memory that is used again."""
+    if a.dtype != b.dtype:
+        return np.matmul(a, b)
+    return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
 
 
 # -- affine maps ---------------------------------------------------------------------------------------------
@@ -22,7 +32,7 @@ def _rows(x: Array) -> Array:
 
 def _linear(x: Array, weight: Array, bias: Array = None) -> Array:
     # As one product: with more than two axes matmul would do one per leading index.
-    y = np.matmul(_rows(x), weight)
+    y = _product(_rows(x), weight)
     if bias is not None:
         y = np.add(y, bias, out=y) if bias.dtype == y.dtype else np.add(y, bias)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[1])
@@ -37,10 +47,10 @@ def _linear_backward(g: Array, y: Array, x: Array, weight: Array, bias: Array = 
     rows = _rows(g)
     for_x = None
     if needs[0]:
-        for_x = np.matmul(rows, weight.T)
+        for_x = _product(rows, weight.T)
         if x.ndim != 2:
             for_x = for_x.reshape(x.shape)
-    for_weight = np.matmul(_rows(x).T, rows) if needs[1] else None
+    for_weight = _product(_rows(x).T, rows) if needs[1] else None
     return for_x, for_weight, sum_rows(rows) if len(needs) > 2 and needs[2] else None
 
 
@@ -74,11 +84,13 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def _relu(x: Array) -> Array:
-    return np.maximum(x, 0)
+    return np.maximum(x, 0, out=empty(x.shape, x.dtype)) if isinstance(x, np.ndarray) else np.maximum(x, 0)
 
 
 def _relu_backward(g: Array, y: Array, x: Array, *, needs: Any) -> Any:
-    return (np.multiply(g, np.greater(y, 0)),)
+    if not (isinstance(g, np.ndarray) and isinstance(y, np.ndarray)):
+        return (np.multiply(g, np.greater(y, 0)),)
+    return (np.multiply(g, np.greater(y, 0, out=empty(y.shape, _BOOL)), out=empty(g.shape, g.dtype)),)
 
 
 BLOCK = 2**14

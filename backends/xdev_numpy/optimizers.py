@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .buffers import empty
+
 __all__ = ["UPDATES"]
 
 BLOCK = 32_768
@@ -39,11 +41,12 @@ def adamw(
     """Update parameters and moments in place; return the new state."""
     count = state.count + 1
     step = int(count)
-    first = learning_rate / (1 - b1**step)
-    second = 1 / math.sqrt(1 - b2**step)
+    root = math.sqrt(1 - b2**step)
+    rate = learning_rate * root / (1 - b1**step)  # both corrections in one factor, and eps in its measure
+    small = eps * root
     keep = 1 - learning_rate * weight_decay
     for param, grad, mu, nu in zip(params, grads, state.mu, state.nu, strict=True):
-        scratch = np.empty(min(param.size, BLOCK), param.dtype)
+        scratch = empty((min(param.size, BLOCK),), param.dtype)
         for p, g, m, v in _blocks(param, grad, mu, nu):
             t = scratch[: p.size]
             np.subtract(g, m, out=t)
@@ -54,10 +57,9 @@ def adamw(
             t *= 1 - b2
             v += t
             np.sqrt(v, out=t)
-            t *= second
-            t += eps
+            t += small
             np.divide(m, t, out=t)
-            t *= first
+            t *= rate
             if weight_decay:
                 p *= keep
             p -= t
@@ -77,7 +79,7 @@ def sgd(
     """Update parameters and momentum in place; return the new state."""
     traces = state.trace if momentum else params
     for param, grad, trace in zip(params, grads, traces, strict=True):
-        scratch = np.empty(min(param.size, BLOCK), param.dtype)
+        scratch = empty((min(param.size, BLOCK),), param.dtype)
         for p, g, v in _blocks(param, grad, trace):
             t = scratch[: p.size]
             np.multiply(p, weight_decay, out=t)
