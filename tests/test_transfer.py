@@ -246,3 +246,10 @@ def test_what_is_no_number_does_not_move(device, name):
 def test_a_masked_array_does_not_lose_its_mask(device):
     with pytest.raises(xdev.TransferError, match=r"tree\['x'\] is a masked array: fill it first, x.filled\(0\)"):
         xdev.to_device({"x": np.ma.masked_array([1.0, 2.0], [True, False])}, device)
+
+
+def test_what_leaves_a_pretended_device_shares_nothing_with_it():
+    x = xdev.to_device(np.zeros(3), "strict:device1")
+    pulled = xdev.to_numpy(x)
+    pulled[0] = 9
+    assert xdev.to_numpy(x)[0] == 0

@@ -142,6 +142,31 @@ def test_jit_takes_keywords_and_what_is_no_array_follows_the_shape(xp):
         assert_close(out["sum"], np.full(rows, 2, np.float32))
 
 
+@pytest.mark.xdev_backends(scoped=False)
+def test_jit_works_on_the_device_of_its_arguments(xp, device):
+    x = xp.ones((2, 2), dtype=xp.float32)
+    assert xdev.device_of(xdev.jit(lambda a: a @ a + a * 2)(x)) == device
+
+
+def test_static_arguments_are_counted_from_either_end(xp):
+    x = xp.ones(2, dtype=xp.float32)
+    f = xdev.jit(lambda a, double: a + a if double else a, static_argnums=-1)
+    assert_close(f(x, True), np.float32([2, 2]))
+    assert_close(f(x, False), np.float32([1, 1]))
+    with pytest.raises(xdev.ArrayTypeError, match=r"static_argnums=3, but .* was called with 1 positional"):
+        xdev.jit(lambda a: a, static_argnums=3)(x)
+
+
+@pytest.mark.xdev_backends(only=["torch"], reason="the mode is torch's own")
+def test_gradients_within_torchs_inference_mode(xp):
+    import torch
+
+    with torch.inference_mode():
+        x = torch.ones(2)
+        assert_close(xdev.grad(lambda a: (a * a).sum())(x), np.float32([2, 2]))
+        assert_close(xdev.vjp(lambda a: a * a, x)[1](x)[0], np.float32([2, 2]))
+
+
 def test_jit_compiles_once_per_shape_where_it_compiles(xp, backend):
     calls = []
 

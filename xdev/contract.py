@@ -1,6 +1,6 @@
 """The backend contract: what a framework must say about itself, and what it may do better than the defaults.
 
-A backend is one class. Required: `name`, `framework`, `xp`, `owns`, `devices`, `place`, `to_host`, `device_of`.
+A backend is one class. Required: `name`, `xp`, `owns`, `devices`, `place`, `to_host`, `device_of`.
 Everything else has a working default. The framework is imported in `__init__`, never at the top of the plug-in,
 so that finding a plug-in costs nothing.
 """
@@ -109,6 +109,11 @@ class Backend(ABC):
     known_devices: dict[Hashable, Any]
     """The `xdev.Device` of each handle met so far; kept by the core."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "framework") and isinstance(getattr(cls, "name", None), str):
+            cls.framework = cls.name
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self.known_devices = {}
@@ -117,7 +122,7 @@ class Backend(ABC):
     name: ClassVar[str]
     """The first word of its devices' names, such as "torch"."""
     framework: ClassVar[str]
-    """The module whose import makes its arrays exist, such as "torch"."""
+    """The module whose import makes its arrays exist, such as "torch"; `name` if it is not given."""
     install: ClassVar[str] = ""
     """The command that installs it."""
     is_host: ClassVar[bool] = False

@@ -14,6 +14,8 @@ from .tree_marks import trainable_mask
 
 __all__ = ["Split", "check_loss", "constants", "differentiate", "explained", "is_differentiable", "take_apart"]
 
+Roots = list[tuple[str, Any]] | Callable[[], list[tuple[str, Any]]]
+"""Named trees, or what makes them when an error needs them."""
 _FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
 DIFFERENTIABLE = _FLOATING | {"complex64", "complex128"}
 
@@ -138,7 +140,7 @@ def take_apart(out: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 @contextlib.contextmanager
-def explained(backend: Backend, roots: list[tuple[str, Any]]) -> Iterator[None]:
+def explained(backend: Backend, roots: Roots) -> Iterator[None]:
     """Tell errors that come of arrays on different devices as what they are."""
     try:
         yield
@@ -146,7 +148,7 @@ def explained(backend: Backend, roots: list[tuple[str, Any]]) -> Iterator[None]:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
         try:
-            common_device(roots, "this call")
+            common_device(roots() if callable(roots) else roots, "this call")
         except DeviceMismatchError as told:
             raise told from error
         except Exception:  # noqa: BLE001  the first error is the one to tell

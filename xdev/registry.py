@@ -321,7 +321,7 @@ def _find_owner(x: object, cls: type) -> Backend | None:
     # The latest first and the host's last: arrays of a plug-in may be a subclass of another framework's.
     latest_first = list(_classes.items())[::-1]
     for name, plugin in sorted(latest_first, key=lambda found: found[1].is_host):
-        if plugin.framework in sys.modules:
+        if name in _instances or plugin.framework in sys.modules:
             try:
                 candidate = backend(name)
             except BackendError:

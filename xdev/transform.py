@@ -226,17 +226,22 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     >>> xdev.jit(lambda x: x + 1)(np.zeros(2))
     array([1., 1.])
     """
-    static = {static_argnums} if isinstance(static_argnums, int) else set(static_argnums)
+    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     compiled: dict[Any, Any] = {}
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        static = {range(len(args))[number] for number in _within(numbers, len(args), f)}
         leaves, treedef = tree.flatten((tuple(None if i in static else a for i, a in enumerate(args)), kwargs))
         dynamic = [_is_dynamic(leaf) for leaf in leaves]
         arrays = [leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
         backend = _first_backend(arrays)
-        if backend is None or type(backend).jit is Backend.jit:
+        if backend is None:
             return f(*args, **kwargs)
+        placed = [x for x in arrays if registry.find_backend(x) is backend]
+        if type(backend).jit is Backend.jit:
+            with explained(backend, _named(args, kwargs)), _scope(backend, placed or arrays):
+                return f(*args, **kwargs)
         constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
         # With the shapes, since what is no array in the result may depend on them.
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
@@ -249,6 +254,14 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         return box[0](out)
 
     return wrapped
+
+
+def _within(numbers: tuple[int, ...], count: int, f: Callable[..., Any]) -> tuple[int, ...]:
+    for number in numbers:
+        if not -count <= number < count:
+            name = getattr(f, "__name__", "the function")
+            raise ArrayTypeError(f"static_argnums={number}, but {name} was called with {count} positional arguments")
+    return numbers
 
 
 def _compile(

@@ -78,7 +78,9 @@ class StrictBackend(Backend):
         return self.xp.asarray(np.array(x, dtype=x.dtype.newbyteorder("="), copy=True), device=info.handle)
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
-        return np.from_dlpack(x)
+        pulled = np.from_dlpack(x)
+        # The other devices only pretend not to be the host: what leaves them must not share their memory.
+        return pulled if self._info(x.device).kind == "cpu" else pulled.copy()
 
     def clone(self, x: Array) -> Array:
         return self.xp.asarray(x, copy=True)

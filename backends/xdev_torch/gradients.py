@@ -15,6 +15,7 @@ depth: ContextVar[int] = ContextVar("xdev_torch gradient depth", default=0)
 
 
 def _inputs(leaves: list[Any], nested: bool) -> list[Any]:
+    leaves = [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves]  # those know no gradients
     if not nested:
         return [leaf.detach().requires_grad_() for leaf in leaves]
     # view_as keeps a leaf connected to the outer graph: detached, second derivatives would be silently wrong.
@@ -37,7 +38,7 @@ def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: lis
     nested = _is_nested(leaves)
     token = depth.set(depth.get() + 1)
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             inputs = _inputs(leaves, nested)
             value, aux = function(inputs)
             if not value.requires_grad:
@@ -63,7 +64,7 @@ def vjp(
     nested = _is_nested(leaves)
     token = depth.set(depth.get() + 1)
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             inputs = _inputs(leaves, nested)
             outputs = function(inputs)
     finally:
@@ -74,14 +75,15 @@ def vjp(
         if not active:
             return [torch.zeros_like(leaf) for leaf in leaves]
         connected = nested or any(c.requires_grad for c in cotangents)
-        gradients = torch.autograd.grad(
-            [outputs[i] for i in active],
-            inputs,
-            [cotangents[i] for i in active],
-            create_graph=connected,
-            retain_graph=True,
-            allow_unused=True,
-        )
-        return _fill(gradients, leaves)
+        with torch.inference_mode(False):
+            gradients = torch.autograd.grad(
+                [outputs[i] for i in active],
+                inputs,
+                [cotangents[i].clone() if cotangents[i].is_inference() else cotangents[i] for i in active],
+                create_graph=connected,
+                retain_graph=True,
+                allow_unused=True,
+            )
+            return _fill(gradients, leaves)
 
     return outputs if nested else [out.detach() for out in outputs], pullback

@@ -238,9 +238,9 @@ def test_a_batch_elsewhere_is_told(device):
     state = xdev.TrainState.create(_model(device), optimizer)
     with pytest.raises(DeviceMismatchError) as caught:
         xdev.make_step(loss, optimizer)(state, _batch(other.xp))
-    assert f"model[0] is on {device}; batch[0] is on {other}" in str(caught.value)
+    assert f"model.layers[0].weight is on {device}; batch[0] is on {other}" in str(caught.value)
     # what is on the host is to move to the device
-    mend = f'model[0], "{other}"' if device.is_host else f'batch[0], "{device}"'
+    mend = f'model.layers[0].weight, "{other}"' if device.is_host else f'batch[0], "{device}"'
     assert f"xdev.to_device({mend})" in str(caught.value)
 
 

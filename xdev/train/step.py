@@ -95,7 +95,7 @@ class Step:
                 break
         if not any(state.optimizer is known for known in self._optimizers):
             self._check_optimizer(state)
-        with explained(backend, [("model", (params, others)), ("batch", batch)]), state.device.scope():
+        with explained(backend, lambda: [("model", state.model), ("batch", batch)]), state.device.scope():
             if type(backend).jit is Backend.jit:
                 return self._eager(state, backend, params, others, opt_state, batch)
             return self._compiled_step(state, backend, params, others, opt_state, leaves, treedef)
@@ -245,4 +245,4 @@ def _check_batch(state: TrainState, batch: Any) -> None:
     """Refuse a batch that is not where the state is; numbers and None pass."""
     for leaf in tree.leaves(batch):
         if registry.find_backend(leaf) not in (None, state.device.backend):
-            common_device([("model", state.params), ("batch", batch)], "the step")
+            common_device([("model", state.model), ("batch", batch)], "the step")
