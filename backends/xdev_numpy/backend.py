@@ -61,7 +61,7 @@ class NumpyBackend(Backend):
         return isinstance(x, np.generic)
 
     def clone(self, x: Array) -> Array:
-        return np.array(x, copy=True, order="K")
+        return np.array(x, copy=True, order="C")  # the in-place updates walk parameters as flat memory
 
     def pointer(self, x: Array) -> int | None:
         return int(x.__array_interface__["data"][0])

@@ -288,3 +288,19 @@ def test_what_a_loss_may_return(xp, device):
         xdev.make_step(lambda m, b: (total(m), {"loss": 3}), optimizer)(state, batch)
     with pytest.raises(GradientError, match="returned a model of another structure"):
         xdev.make_step(lambda m, b: (total(m), {}, {"v": m["w"]}), optimizer)(state, batch)
+
+
+@pytest.mark.parametrize("make", [lambda: optim.adamw(0.1), lambda: optim.sgd(0.1, momentum=0.9)])
+def test_parameters_in_any_memory_order_are_trained(make):
+    """An in-place update of a flattened copy would leave them as they are."""
+    optimizer = make()
+    trained = []
+    for order in ("C", "F"):
+        w = np.ones((3, 4), np.float32, order=order)
+        state = xdev.TrainState.create({"w": w, "t": np.ones((4, 3), np.float32).T}, optimizer)
+        step = xdev.make_step(lambda m, b: ops.mse(m["w"] + m["t"], b), optimizer)
+        state, _ = step(state, np.zeros((3, 4), np.float32))
+        trained.append(state.model)
+    assert (trained[0]["w"] < 1).all()
+    assert (trained[0]["t"] < 1).all()
+    assert_close(trained[1], trained[0], rtol=0, atol=0)
