@@ -16,7 +16,7 @@ from .. import ledger, transfer, tree
 from ..data import Loader
 from ..data.batches import Batches, is_iterable_of_batches
 from ..data.convert import float_dtype
-from ..device import Device, common_device, synchronize
+from ..device import Device, common_device, namespace, synchronize
 from ..device import device as find_device
 from ..errors import DataError, NonFiniteLossError, a
 from .evaluation import evaluate
@@ -267,8 +267,6 @@ class _Run:
 
 def _pull(window: list[dict[str, Any]]) -> dict[str, list[float]]:
     """Bring the metrics of an interval back in one transfer each."""
-    from ..device import namespace
-
     columns = {}
     for name in window[0]:
         values = [metrics[name] for metrics in window]
