@@ -81,8 +81,22 @@ class DeviceInfo:
     members: tuple[Hashable, ...] = ()
 
 
+_dtype_names: dict[tuple[type, Any], str] = {}
+
+
 def dtype_name(dtype: Any) -> str:
     """Return the standard's name of any framework's dtype object, such as "float32"."""
+    key = type(dtype), dtype  # dtypes of two frameworks may be equal, or warn when they are compared
+    try:
+        return _dtype_names[key]
+    except (KeyError, TypeError):  # not met yet, or it does not hash
+        name = _dtype_name(dtype)
+    if isinstance(dtype, Hashable):
+        _dtype_names[key] = name
+    return name
+
+
+def _dtype_name(dtype: Any) -> str:
     if isinstance(dtype, str):
         return dtype
     text = str(dtype)

@@ -1,4 +1,4 @@
-"""What gradients and training steps share: taking trees apart, checking losses, and telling errors as what they are."""
+"""What gradients and training steps share: taking trees apart, gradients by either way, and telling errors as what they are."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 from . import autodiff, registry, tree
 from .contract import Backend, dtype_name
 from .device import common_device, device_of_array, native_of
-from .errors import DeviceMismatchError, GradientError, a
+from .errors import DeviceMismatchError, GradientError
 from .tree_marks import trainable_mask
 
-__all__ = ["Split", "check_loss", "constants", "differentiate", "explained", "is_differentiable", "take_apart"]
+__all__ = ["Split", "constants", "differentiate", "explained", "is_differentiable", "take_apart"]
 
 Roots = list[tuple[str, Any]] | Callable[[], list[tuple[str, Any]]]
 """Named trees, or what makes them when an error needs them."""
-_FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
-DIFFERENTIABLE = _FLOATING | {"complex64", "complex128"}
+DIFFERENTIABLE = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 
 
 class Split:
@@ -92,8 +91,17 @@ def differentiate(
     backend: Backend, function: Callable[[list[Any]], tuple[Any, list[Any]]], leaves: list[Any]
 ) -> tuple[Any, list[Any], list[Any]]:
     """Return (value, auxiliary arrays, gradients) by the backend's gradients, or else by the tape."""
-    native = backend.value_and_grad(function, leaves)
-    return autodiff.value_and_grad(function, leaves) if native is NotImplemented else native
+    if type(backend).value_and_grad is not Backend.value_and_grad:
+
+        def checked(leaves: list[Any]) -> tuple[Any, list[Any]]:
+            value, aux = function(leaves)
+            autodiff.check_loss(value)
+            return value, aux
+
+        native = backend.value_and_grad(checked, leaves)
+        if native is not NotImplemented:
+            return native
+    return autodiff.value_and_grad(function, leaves)
 
 
 def constants(backend: Backend, tree_: Any) -> Any:
@@ -104,23 +112,6 @@ def constants(backend: Backend, tree_: Any) -> Any:
     if type(backend).value_and_grad is not Backend.value_and_grad:
         return tree_
     return tree.map(autodiff.lift, tree_)
-
-
-def check_loss(value: Any) -> None:
-    """Refuse a loss that cannot be differentiated."""
-    shape = getattr(value, "shape", None)
-    if shape is None or not hasattr(value, "dtype"):
-        raise GradientError(
-            f"value_and_grad needs a scalar array as loss, got {a(type(value).__name__)}; "
-            "float(), .item() and xdev.item leave the graph"
-        )
-    if tuple(shape) != ():
-        raise GradientError(f"value_and_grad needs a scalar loss, got shape {tuple(shape)}; take its mean")
-    name = dtype_name(value.dtype)
-    if name not in _FLOATING:
-        raise GradientError(
-            f"value_and_grad needs a real floating loss, got dtype {name}; take its real part or cast it"
-        )
 
 
 def take_apart(out: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,22 @@ from .buffers import empty
 
 __all__ = ["UPDATES"]
 
-BLOCK = 32_768
+BLOCK = 65_536
 """Elements of a block."""
 
 
-def _blocks(*arrays: Any) -> Iterator[tuple[Any, ...]]:
-    """Walk arrays of one shape together, in flat blocks."""
+def _blocks(*arrays: Any) -> list[tuple[Any, ...]]:
+    """Return arrays of one shape cut together, into flat blocks."""
     flat = [x.reshape(-1) for x in arrays]
     size = flat[0].size
     if size <= BLOCK:
-        yield tuple(flat)
-        return
-    for start in range(0, size, BLOCK):
-        yield tuple(x[start : start + BLOCK] for x in flat)
+        return [tuple(flat)]
+    return [tuple(x[start : start + BLOCK] for x in flat) for start in range(0, size, BLOCK)]
+
+
+def _scalars(dtype: Any, *numbers: float) -> list[Any]:
+    """Return numbers as arrays without axes: a Python number costs a promotion in each call."""
+    return [np.asarray(number, dtype) for number in numbers]
 
 
 def adamw(
@@ -45,24 +48,29 @@ def adamw(
     rate = learning_rate * root / (1 - b1**step)  # both corrections in one factor, and eps in its measure
     small = eps * root
     keep = 1 - learning_rate * weight_decay
+    scalars: dict[Any, list[Any]] = {}
     for param, grad, mu, nu in zip(params, grads, state.mu, state.nu, strict=True):
-        scratch = empty((min(param.size, BLOCK),), param.dtype)
+        dtype = param.dtype
+        if dtype not in scalars:
+            scalars[dtype] = _scalars(dtype, 1 - b1, 1 - b2, small, rate, keep)
+        c1, c2, c_small, c_rate, c_keep = scalars[dtype]
+        scratch = empty((min(param.size, BLOCK),), dtype)
         for p, g, m, v in _blocks(param, grad, mu, nu):
             t = scratch[: p.size]
-            np.subtract(g, m, out=t)
-            t *= 1 - b1
-            m += t
-            np.multiply(g, g, out=t)
-            t -= v
-            t *= 1 - b2
-            v += t
-            np.sqrt(v, out=t)
-            t += small
-            np.divide(m, t, out=t)
-            t *= rate
+            np.subtract(g, m, t)
+            np.multiply(t, c1, t)
+            np.add(m, t, m)
+            np.multiply(g, g, t)
+            np.subtract(t, v, t)
+            np.multiply(t, c2, t)
+            np.add(v, t, v)
+            np.sqrt(v, t)
+            np.add(t, c_small, t)
+            np.divide(m, t, t)
+            np.multiply(t, c_rate, t)
             if weight_decay:
-                p *= keep
-            p -= t
+                np.multiply(p, c_keep, p)
+            np.subtract(p, t, p)
     return type(state)(count, state.mu, state.nu)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import tree
+from ..contract import dtype_name
 from ..device import namespace
 from ..errors import GradientError, a
 from ..registry import find_backend
@@ -14,7 +15,7 @@ from .array import TracedArray, constant, unwrap
 from .namespace import traced_namespace
 from .tape import Tape, backpropagate
 
-__all__ = ["lift", "stop_gradient", "value_and_grad", "vjp"]
+__all__ = ["check_loss", "lift", "stop_gradient", "value_and_grad", "vjp"]
 
 
 def _xp(x: Any) -> Any:
@@ -44,22 +45,40 @@ def _finish(
     return gradients
 
 
-def _check_loss(value: Any) -> None:
-    native = unwrap(value)
-    if isinstance(native, (int, float)):
-        return
-    shape = getattr(native, "shape", None)
-    if shape is None or not hasattr(native, "dtype"):
+def check_loss(value: Any, /) -> None:
+    """Refuse a loss that cannot be differentiated.
+
+    Parameters
+    ----------
+    value : object
+        What a loss function returned.
+
+    Raises
+    ------
+    GradientError
+        If it is no array of shape () and of a real floating dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev.autodiff import check_loss
+    >>> check_loss(np.asarray(3.0))
+    """
+    shape = getattr(value, "shape", None)
+    if shape is None or not hasattr(value, "dtype"):
         raise GradientError(
-            f"value_and_grad needs a scalar loss, got {a(type(native).__name__)}; return an array of shape () "
-            "(and anything else as an auxiliary output: has_aux=True)"
+            f"value_and_grad needs a scalar array as loss, got {a(type(value).__name__)}; "
+            "float(), .item() and xdev.item leave the graph"
         )
     if tuple(shape) != ():
         raise GradientError(f"value_and_grad needs a scalar loss, got shape {tuple(shape)}; take its mean")
-    xp = _xp(value)
-    if not xp.isdtype(native.dtype, "real floating"):
-        hint = "take its real part or its abs" if xp.isdtype(native.dtype, "complex floating") else "cast it"
-        raise GradientError(f"value_and_grad needs a loss of a real floating dtype, got {native.dtype}; {hint}")
+    name = dtype_name(value.dtype)
+    if name not in _REAL:
+        hint = "take its real part or its abs" if name.startswith("complex") else "cast it"
+        raise GradientError(f"value_and_grad needs a loss of a real floating dtype, got {name}; {hint}")
+
+
+_REAL = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
 def value_and_grad(
@@ -102,9 +121,9 @@ def value_and_grad(
     tape = Tape()
     try:
         spaces = [_xp(x) for x in leaves]
-        traced = [tape.leaf(x, xp) for x, xp in zip(leaves, spaces, strict=True)]
+        traced = tape.start(leaves, spaces)
         value, aux = function(traced)
-        _check_loss(value)
+        check_loss(value)
         nested = tape.nested
         seeds = []
         if type(value) is TracedArray and value.tape is tape:
@@ -118,7 +137,7 @@ def value_and_grad(
                 UserWarning,
                 stacklevel=3,
             )
-        if aux is not None:
+        if type(aux) is not list or aux:
             aux = tree.map(lambda x: _below(x, tape), aux)
         if type(value) is TracedArray:
             xp = value.xp
@@ -167,7 +186,7 @@ def vjp(
     tape = Tape()
     try:
         spaces = [_xp(x) for x in leaves]
-        traced = [tape.leaf(x, xp) for x, xp in zip(leaves, spaces, strict=True)]
+        traced = tape.start(leaves, spaces)
         results = list(function(traced))
         places = [y.index if type(y) is TracedArray and y.tape is tape else -1 for y in results]
         outputs = [_below(y, tape) for y in results]

@@ -7,7 +7,18 @@ from typing import Any
 
 from ..device import namespace
 from .array import TracedArray
-from .record import innermost, joint, make_backward, one_by_one, record_call, strip, wrap_constant
+from .record import (
+    check_places,
+    innermost,
+    joint,
+    make_backward,
+    one_by_one,
+    push,
+    record_call,
+    see_plain,
+    strip,
+    wrap_constant,
+)
 
 __all__ = ["Primitive"]
 
@@ -61,7 +72,7 @@ class Primitive:
         self._fresh = fresh
         if callable(rule):
             self._pull: Callable[..., Any] = joint(rule)
-            self._places: Any = range(1_000)
+            self._places: Any = None  # all
         else:
             self._pull = one_by_one(name, rule)
             self._places = frozenset(place for place, one in enumerate(rule) if one is not None)
@@ -69,6 +80,14 @@ class Primitive:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the function; record it if an argument is traced."""
+        plain = see_plain(args, kwargs)
+        if plain is not None:
+            tape, values, indices, xp = plain
+            check_places(self.name, indices, self._places)
+            y = saved = self._forward(xp.below, *values, **kwargs)
+            if self._saves:
+                y, saved = y
+            return push(tape, (self._backward_in(xp), indices, values, kwargs, saved), y, xp)
         traced, tape = innermost((*args, *kwargs.values()) if kwargs else args)
         if tape is None:
             if not traced:

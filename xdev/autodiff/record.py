@@ -256,28 +256,37 @@ def joint(rule: Callable[..., Any]) -> Callable[..., Any]:
     """Return the common form of a rule that gives all cotangents at once, and is told which are needed."""
 
     def pull(xp: Any, g: Any, y: Any, args: Any, kwargs: Any, needs: Sequence[Any]) -> Any:
-        return rule(xp, g, y, *args, needs=tuple(k != -1 for k in needs), **kwargs)
+        return rule(xp, g, y, *args, needs=[k != -1 for k in needs], **kwargs)
 
     return pull
 
 
 def make_backward(name: str, pull: Callable[..., Any], xp: Any, fresh: bool) -> Backward:
     """Return the backward function of records (backward, indices, args, kwargs, y)."""
+    below = xp.below
+
+    def arrive(level: Any, cotangents: list[Any], owned: bytearray, index: int, x: Any, c: Any) -> None:
+        if index == -1 or c is None:
+            return
+        if c.shape != x.shape and not _covers(c.shape, x.shape):
+            raise GradientError(
+                f"the rule of {name} gave a cotangent of shape {tuple(c.shape)} for an argument of "
+                f"shape {tuple(x.shape)}"
+            )
+        send(level, cotangents, owned, index, x, c, fresh)
 
     def backward(g: Any, cotangents: list[Any], owned: bytearray, record: Any, nested: bool) -> None:
         _, indices, args, kwargs, y = record
-        level = xp if nested else xp.below
-        pulled = pull(level, fill(level, g, y), y, args, kwargs, indices)
+        level = xp if nested else below
+        if type(g) is list:
+            g = fill(level, g, y)
+        pulled = pull(level, g, y, args, kwargs, indices)
         for index, x, c in zip(indices, args, pulled, strict=False):  # further arguments have no rule
-            for k, part, piece in zip(index, x, c, strict=True) if type(index) is tuple else ((index, x, c),):
-                if k == -1 or piece is None:
-                    continue
-                if piece.shape != part.shape and not _covers(piece.shape, part.shape):
-                    raise GradientError(
-                        f"the rule of {name} gave a cotangent of shape {tuple(piece.shape)} for an argument of "
-                        f"shape {tuple(part.shape)}"
-                    )
-                send(level, cotangents, owned, k, part, piece, fresh)
+            if type(index) is tuple:
+                for k, part, piece in zip(index, x, c, strict=True):
+                    arrive(level, cotangents, owned, k, part, piece)
+            else:
+                arrive(level, cotangents, owned, index, x, c)
 
     return backward
 
@@ -324,6 +333,12 @@ def general(
     backward = make_backward(name, pull, xp, fresh)
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        plain = see_plain(args, kwargs)
+        if plain is not None:
+            tape, values, indices, _ = plain
+            check_places(name, indices, places)
+            y = native(*values, **kwargs)
+            return push(tape, (backward, indices, values, kwargs, y), y, xp)
         traced, tape = innermost((*args, *kwargs.values()) if kwargs else args)
         if not traced:
             return native(*args, **kwargs)
@@ -340,16 +355,56 @@ def general(
     return call
 
 
-def see_all(name: str, args: Any, kwargs: Any, tape: Tape, places: Container[int]) -> tuple[list[Any], list[Any]]:
+def see_plain(args: Any, kwargs: Any) -> tuple[Tape, list[Any], list[int], Any] | None:
+    """Return (tape, values, indices, namespace) of a plain call, or None if the call is none.
+
+    Plain is a call of a single tape whose values no outer tape follows, without lists that might hold arrays.
+    """
+    tape = xp = None
+    values, indices = [], []
+    for a in args:
+        kind, index = type(a), -1
+        if kind is TracedArray:
+            if a.tape is not None:
+                if tape is None:
+                    tape, xp = a.tape, a.xp
+                elif a.tape is not tape:
+                    return None
+                index = a.index
+            a = a.__xdev_value__
+            kind = type(a)
+        if kind in _NOT_PLAIN:
+            return None
+        values.append(a)
+        indices.append(index)
+    for a in kwargs.values():
+        if type(a) in _NOT_PLAIN:
+            return None
+    return None if tape is None else (tape, values, indices, xp)
+
+
+_NOT_PLAIN = frozenset({TracedArray, list, tuple, slice})
+
+
+def check_places(name: str, indices: Sequence[Any], places: Container[int] | None) -> None:
+    """Refuse arrays of the tape in arguments without a rule; None if all have one."""
+    if places is None:
+        return
+    for place, index in enumerate(indices):
+        if index != -1 and place not in places:
+            raise no_gradient(name, f" for its argument {place}")
+
+
+def see_all(
+    name: str, args: Any, kwargs: Any, tape: Tape, places: Container[int] | None
+) -> tuple[list[Any], list[Any]]:
     """Return all positional arguments as `tape` sees them, and their indices; refuse those without a rule."""
     values, indices = [], []
     for a in args:
         value, index = _see(a, tape)
         values.append(value)
         indices.append(index)
-    for place, index in enumerate(indices):
-        if index != -1 and place not in places:
-            raise no_gradient(name, f" for its argument {place}")
+    check_places(name, indices, places)
     for key, a in kwargs.items():
         if _see(a, tape)[1] != -1:
             raise no_gradient(name, f" for the keyword {key!r} (arrays go by position)")
@@ -361,7 +416,7 @@ def record_call(
     tape: Tape,
     args: Any,
     kwargs: Any,
-    places: Container[int],
+    places: Container[int] | None,
     run: Callable[[Any, Any, bool], tuple[Any, Any]],
     backward: Backward,
     xp: Any,

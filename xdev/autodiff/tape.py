@@ -41,11 +41,11 @@ class Tape:
         self.records: Any = []
         self.nested = False
 
-    def leaf(self, value: Any, xp: Any) -> TracedArray:
-        """Return a traced array that starts here."""
-        self.nested |= type(value) is TracedArray
-        self.records.append(None)
-        return TracedArray(value, self, len(self.records) - 1, xp)
+    def start(self, values: Sequence[Any], spaces: Sequence[Any]) -> list[TracedArray]:
+        """Return traced arrays that start here, given the namespace of each."""
+        self.nested = any(type(x) is TracedArray for x in values)
+        self.records = [None] * len(values)
+        return [TracedArray(x, self, i, xp) for i, (x, xp) in enumerate(zip(values, spaces, strict=True))]
 
     def close(self) -> None:
         """Free the records; whoever kept a traced array gets an error when it is used."""

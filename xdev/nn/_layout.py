@@ -135,7 +135,7 @@ def _like_dict(x: Any, items: dict[Any, Any]) -> Any:
 class Layout:
     """The static side of a module: which fields are children and how, and the values of the others."""
 
-    __slots__ = ("_hash", "frozen", "names", "plans", "static", "static_names")
+    __slots__ = ("_hash", "frozen", "names", "plans", "plans_by_name", "static", "static_names", "statics")
 
     def __init__(
         self,
@@ -150,6 +150,8 @@ class Layout:
         self.static_names = static_names
         self.static = static
         self.frozen = frozen
+        self.plans_by_name = dict(zip(names, plans, strict=True))
+        self.statics = dict(zip(static_names, static, strict=True))
         self._hash = hash((names, static_names, frozen))
 
     def __eq__(self, other: object) -> bool:

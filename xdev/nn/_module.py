@@ -159,10 +159,15 @@ def _buffers(cls: type) -> frozenset[str]:
     return frozenset(f.name for f in dataclasses.fields(cls) if f.metadata.get(BUFFER))  # type: ignore[arg-type]
 
 
+_set_plans, _set_layout, _set_frozen = (
+    Module.__dict__[slot].__set__ for slot in ("_xdev_plans", "_xdev_layout", "_xdev_frozen")
+)
+
+
 def _remember(module: Module, plans: dict[str, Plan], layout: Layout | None, frozen: bool) -> None:
-    object.__setattr__(module, "_xdev_plans", plans)
-    object.__setattr__(module, "_xdev_layout", layout)
-    object.__setattr__(module, "_xdev_frozen", frozen)
+    _set_plans(module, plans)
+    _set_layout(module, layout)
+    _set_frozen(module, frozen)
 
 
 def _children(module: Module, layout: Layout) -> list[Any] | None:
@@ -209,11 +214,13 @@ def _flatten(module: Module) -> tuple[list[Any], Layout, tuple[str, ...]]:
 
 def _make_unflatten(cls: type[Module]) -> Callable[[Layout, Iterable[Any]], Any]:
     def unflatten(layout: Layout, children: Iterable[Any]) -> Any:
-        made = Module.__new__(cls)
+        made = object.__new__(cls)
         values = made.__dict__
         values.update(zip(layout.names, children, strict=True))
-        values.update(zip(layout.static_names, layout.static, strict=True))
-        _remember(made, dict(zip(layout.names, layout.plans, strict=True)), layout, layout.frozen)
+        values.update(layout.statics)
+        _set_plans(made, layout.plans_by_name)
+        _set_layout(made, layout)
+        _set_frozen(made, layout.frozen)
         return made
 
     return unflatten

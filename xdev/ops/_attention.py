@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..contract import dtype_name
 from ..errors import DataError
-from ._checks import check_floating, name_of, narrow, widen
+from ._checks import check_floating, narrow, widen
 from ._dispatch import Op
 
 __all__ = ["attention"]
@@ -22,7 +23,7 @@ def _attention(xp: Any, q: Any, k: Any, v: Any, mask: Any = None, *, causal: boo
     """Return the result and the weights, which the gradient needs."""
     s = xp.multiply(widen(xp, xp.matmul(q, xp.matrix_transpose(k))), scale)
     allowed = causal_mask(xp, s.shape[-2], s.shape[-1], s.dtype) if causal else None
-    if mask is not None and name_of(mask.dtype) == "bool":
+    if mask is not None and dtype_name(mask.dtype) == "bool":
         allowed = mask if allowed is None else xp.logical_and(allowed, mask)
     elif mask is not None:
         s = xp.add(s, widen(xp, mask))
@@ -121,6 +122,6 @@ def attention(q: Any, k: Any, v: Any, /, *, mask: Any = None, causal: bool = Fal
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if mask is None:
         return _attention_op(q, k, v, causal=causal, scale=scale)
-    if name_of(mask.dtype) != "bool":
+    if dtype_name(mask.dtype) != "bool":
         check_floating("attention", mask, "a mask that is boolean or")
     return _attention_op(q, k, v, mask, causal=causal, scale=scale)

@@ -13,21 +13,10 @@ from ..ledger import active, muted
 
 __all__ = ["check_floating", "check_indices", "check_integer", "check_same_shape", "is_wide", "narrow", "widen"]
 
-_names: dict[tuple[type, Any], str] = {}
-
-
-def name_of(dtype: Any) -> str:
-    """Return the name of a dtype; remembered, since ops ask each time."""
-    key = type(dtype), dtype  # dtypes of two frameworks may be equal, or warn when they are compared
-    found = _names.get(key)
-    if found is None:
-        found = _names[key] = dtype_name(dtype)
-    return found
-
 
 def is_wide(x: Any) -> bool:
     """Return whether sums in the dtype of `x` keep their precision."""
-    return name_of(x.dtype) in ("float32", "float64")
+    return dtype_name(x.dtype) in ("float32", "float64")
 
 
 def widen(xp: Any, x: Any) -> Any:
@@ -45,9 +34,9 @@ def check_floating(op: str, x: Any, what: str = "") -> None:
     dtype = getattr(x, "dtype", None)
     if dtype is None:
         raise ArrayTypeError(f"{op} takes arrays, got {a(type(x).__name__)}; xdev.asarray(x) makes one")
-    if "float" not in name_of(dtype):
+    if "float" not in dtype_name(dtype):
         raise DTypeError(
-            f"{op} takes {what or 'an array'} of a real floating dtype, got {name_of(dtype)}; cast with xp.astype"
+            f"{op} takes {what or 'an array'} of a real floating dtype, got {dtype_name(dtype)}; cast with xp.astype"
         )
 
 
@@ -56,9 +45,9 @@ def check_integer(op: str, x: Any, what: str) -> None:
     dtype = getattr(x, "dtype", None)
     if dtype is None:
         raise ArrayTypeError(f"{op} takes {what} as an array, got {a(type(x).__name__)}; xdev.asarray(x) makes one")
-    if "int" not in name_of(dtype):
+    if "int" not in dtype_name(dtype):
         raise DTypeError(
-            f"{op} takes {what} of an integer dtype, got {name_of(dtype)}; cast {what} with xp.astype(…, xp.int32)"
+            f"{op} takes {what} of an integer dtype, got {dtype_name(dtype)}; cast {what} with xp.astype(…, xp.int32)"
         )
 
 

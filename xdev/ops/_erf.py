@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ._checks import name_of
+from ..contract import dtype_name
 
 __all__ = ["LARGE", "SMALL", "erf", "polynomial"]
 
@@ -53,7 +53,7 @@ def polynomial(xp: Any, coefficients: Sequence[float], x: Any) -> Any:
 
 def erf(xp: Any, x: Any) -> Any:
     """Return the error function of a float32 or float64 array."""
-    dtype = name_of(x.dtype)
+    dtype = dtype_name(x.dtype)
     x = xp.minimum(xp.maximum(x, -8.0), 8.0)  # from 6 on it is 1 in either dtype, and x² must not overflow
     size = xp.abs(x)
     square = xp.square(size)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..contract import dtype_name
 from ..device import namespace
 from ..errors import DataError
 from ..namespaces import default_float
-from ._checks import check_indices, check_integer, name_of
+from ._checks import check_indices, check_integer
 from ._dispatch import Op
 
 __all__ = ["embedding", "linear", "one_hot"]
@@ -163,6 +164,6 @@ def one_hot(x: Any, n: int, /, *, dtype: Any = None) -> Any:
 
 def is_label(xp: Any, x: Any, n: int) -> Any:
     """Return, for each integer and each of 0, 1, … n - 1, whether they are equal."""
-    if name_of(x.dtype).startswith("u"):  # frameworks disagree about what unsigned integers can do
+    if dtype_name(x.dtype).startswith("u"):  # frameworks disagree about what unsigned integers can do
         x = xp.astype(x, xp.int32)
     return xp.equal(xp.expand_dims(x, axis=-1), xp.arange(n, dtype=x.dtype))

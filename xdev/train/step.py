@@ -9,7 +9,7 @@ from typing import Any
 from .. import registry, tree
 from ..contract import Array, Backend
 from ..device import common_device
-from ..differentiation import check_loss, constants, differentiate, explained, take_apart
+from ..differentiation import constants, differentiate, explained, take_apart
 from ..errors import ArrayTypeError, GradientError, TrainingError, a
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
@@ -198,14 +198,13 @@ class Step:
         """Return (loss, gradients, metrics, arrays that are not trained)."""
         box: list[Any] = []
         batch = constants(backend, batch)
-        fixed = constants(backend, others)
+        fixed = constants(backend, others) if others else others
         arguments = (rng,) if self.takes_rng else ()
 
         def of_params(leaves: list[Array]) -> tuple[Array, list[Array]]:
             out = self.loss(spec.build(leaves, fixed), batch, *arguments)
             value, metrics, model = parts(out)
-            check_loss(value)
-            arrays, rebuild = take_apart(metrics)
+            arrays, rebuild = take_apart(metrics) if metrics else ([], dict)
             new = [] if model is None else spec.take_apart(model)[1]
             box[:] = [rebuild, len(arrays), model is not None]
             return value, arrays + new
