@@ -1,4 +1,4 @@
-"""What gradients and training steps share: taking trees apart, gradients by either way, and telling errors as what they are."""
+"""What gradients and training steps share: trees taken apart, the way to a gradient, errors told as what they are."""
 
 from __future__ import annotations
 

@@ -17,12 +17,14 @@ BLOCK = 65_536
 
 
 def _blocks(*arrays: Any) -> list[tuple[Any, ...]]:
-    """Return arrays of one shape cut together, into flat blocks."""
+    """Return arrays of one shape and a scratch array, cut together into blocks."""
+    first = arrays[0]
+    if first.size <= BLOCK or not all(x.flags.c_contiguous for x in arrays):  # a flattened copy would be updated
+        return [(*arrays, empty(first.shape, first.dtype))]
     flat = [x.reshape(-1) for x in arrays]
-    size = flat[0].size
-    if size <= BLOCK:
-        return [tuple(flat)]
-    return [tuple(x[start : start + BLOCK] for x in flat) for start in range(0, size, BLOCK)]
+    scratch = empty((BLOCK,), first.dtype)
+    starts = range(0, first.size, BLOCK)
+    return [(*(x[start : start + BLOCK] for x in flat), scratch[: first.size - start]) for start in starts]
 
 
 def _scalars(dtype: Any, *numbers: float) -> list[Any]:
@@ -54,9 +56,7 @@ def adamw(
         if dtype not in scalars:
             scalars[dtype] = _scalars(dtype, 1 - b1, 1 - b2, small, rate, keep)
         c1, c2, c_small, c_rate, c_keep = scalars[dtype]
-        scratch = empty((min(param.size, BLOCK),), dtype)
-        for p, g, m, v in _blocks(param, grad, mu, nu):
-            t = scratch[: p.size]
+        for p, g, m, v, t in _blocks(param, grad, mu, nu):
             np.subtract(g, m, t)
             np.multiply(t, c1, t)
             np.add(m, t, m)
@@ -87,9 +87,7 @@ def sgd(
     """Update parameters and momentum in place; return the new state."""
     traces = state.trace if momentum else params
     for param, grad, trace in zip(params, grads, traces, strict=True):
-        scratch = empty((min(param.size, BLOCK),), param.dtype)
-        for p, g, v in _blocks(param, grad, trace):
-            t = scratch[: p.size]
+        for p, g, v, t in _blocks(param, grad, trace):
             np.multiply(p, weight_decay, out=t)
             t += g
             if momentum:

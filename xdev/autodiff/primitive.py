@@ -71,38 +71,51 @@ class Primitive:
         self._saves = saves
         self._fresh = fresh
         if callable(rule):
-            self._pull: Callable[..., Any] = joint(rule)
+            self._rule: Callable[..., Any] = joint(rule)
             self._places: Any = None  # all
         else:
-            self._pull = one_by_one(name, rule)
+            self._rule = one_by_one(name, rule)
             self._places = frozenset(place for place, one in enumerate(rule) if one is not None)
         self._backward: dict[int, tuple[Any, Callable[..., Any]]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the function; record it if an argument is traced."""
+        return self._record(args, kwargs)
+
+    def _run(self, xp: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Compute the function one level below."""
+        return self._forward(xp, *args, **kwargs)
+
+    def _pull(self, xp: Any, g: Any, y: Any, args: Any, kwargs: dict[str, Any], indices: Any) -> Any:
+        """Return the cotangents of the arguments; `indices` holds -1 where none is needed."""
+        return self._rule(xp, g, y, args, kwargs, indices)
+
+    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plain = see_plain(args, kwargs)
         if plain is not None:
-            tape, values, indices, xp = plain
-            check_places(self.name, indices, self._places)
-            y = saved = self._forward(xp.below, *values, **kwargs)
+            its, values, indices, xp = plain
+            if self._places is not None:
+                check_places(self.name, indices, self._places)
+            y = saved = self._run(xp.below, values, kwargs)
             if self._saves:
                 y, saved = y
-            return push(tape, (self._backward_in(xp), indices, values, kwargs, saved), y, xp)
+            return push(its, (self._backward_in(xp), indices, values, kwargs, saved), y, xp)
         traced, tape = innermost((*args, *kwargs.values()) if kwargs else args)
         if tape is None:
             if not traced:
-                y = self._forward(_namespace_of(args), *args, **kwargs)
+                y = self._run(_namespace_of(args), args, kwargs)
                 return y[0] if self._saves else y
             xp = _namespace_of(args)
-            y = self._forward(xp.below, *strip(args), **{key: strip(a) for key, a in kwargs.items()})
+            y = self._run(xp.below, strip(args), {key: strip(a) for key, a in kwargs.items()})
             return wrap_constant(y[0] if self._saves else y, xp)
         xp = _namespace_of(args)
 
         def run(values: Any, kwargs: Any, nested: bool) -> tuple[Any, Any]:
-            if nested and not self._saves:
-                y = self(*values, **kwargs)
-            else:
-                y = self._forward(xp if nested else xp.below, *values, **kwargs)
+            y = (
+                self(*values, **kwargs)
+                if nested and not self._saves
+                else self._run(xp if nested else xp.below, values, kwargs)
+            )
             return y if self._saves else (y, y)
 
         return record_call(self.name, tape, args, kwargs, self._places, run, self._backward_in(xp), xp)

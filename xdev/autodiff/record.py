@@ -285,6 +285,11 @@ def make_backward(name: str, pull: Callable[..., Any], xp: Any, fresh: bool) -> 
             if type(index) is tuple:
                 for k, part, piece in zip(index, x, c, strict=True):
                     arrive(level, cotangents, owned, k, part, piece)
+            elif index == -1 or c is None:
+                continue
+            elif cotangents[index] is None and c.shape == x.shape and c.dtype == x.dtype:
+                cotangents[index] = c
+                owned[index] = fresh
             else:
                 arrive(level, cotangents, owned, index, x, c)
 
@@ -335,10 +340,10 @@ def general(
     def call(*args: Any, **kwargs: Any) -> Any:
         plain = see_plain(args, kwargs)
         if plain is not None:
-            tape, values, indices, _ = plain
+            its, values, indices, _ = plain
             check_places(name, indices, places)
             y = native(*values, **kwargs)
-            return push(tape, (backward, indices, values, kwargs, y), y, xp)
+            return push(its, (backward, indices, values, kwargs, y), y, xp)
         traced, tape = innermost((*args, *kwargs.values()) if kwargs else args)
         if not traced:
             return native(*args, **kwargs)
@@ -360,7 +365,8 @@ def see_plain(args: Any, kwargs: Any) -> tuple[Tape, list[Any], list[int], Any] 
 
     Plain is a call of a single tape whose values no outer tape follows, without lists that might hold arrays.
     """
-    tape = xp = None
+    tape: Tape | None = None
+    xp: Any = None
     values, indices = [], []
     for a in args:
         kind, index = type(a), -1
@@ -386,10 +392,8 @@ def see_plain(args: Any, kwargs: Any) -> tuple[Tape, list[Any], list[int], Any] 
 _NOT_PLAIN = frozenset({TracedArray, list, tuple, slice})
 
 
-def check_places(name: str, indices: Sequence[Any], places: Container[int] | None) -> None:
-    """Refuse arrays of the tape in arguments without a rule; None if all have one."""
-    if places is None:
-        return
+def check_places(name: str, indices: Sequence[Any], places: Container[int]) -> None:
+    """Refuse arrays of the tape in arguments without a rule."""
     for place, index in enumerate(indices):
         if index != -1 and place not in places:
             raise no_gradient(name, f" for its argument {place}")
@@ -398,13 +402,17 @@ def check_places(name: str, indices: Sequence[Any], places: Container[int] | Non
 def see_all(
     name: str, args: Any, kwargs: Any, tape: Tape, places: Container[int] | None
 ) -> tuple[list[Any], list[Any]]:
-    """Return all positional arguments as `tape` sees them, and their indices; refuse those without a rule."""
+    """Return all positional arguments as `tape` sees them, and their indices; refuse those without a rule.
+
+    `places` are the arguments that have one; None if all do.
+    """
     values, indices = [], []
     for a in args:
         value, index = _see(a, tape)
         values.append(value)
         indices.append(index)
-    check_places(name, indices, places)
+    if places is not None:
+        check_places(name, indices, places)
     for key, a in kwargs.items():
         if _see(a, tape)[1] != -1:
             raise no_gradient(name, f" for the keyword {key!r} (arrays go by position)")

@@ -32,7 +32,7 @@ OPS: dict[str, Op] = {}
 """All ops, by name."""
 
 
-class Op:
+class Op(Primitive):
     """A function with a generic implementation, a fused gradient and kernels.
 
     Parameters
@@ -52,26 +52,22 @@ class Op:
     def __init__(
         self, name: str, generic: Callable[..., Any], rule: Callable[..., Sequence[Any]], *, saves: bool = False
     ) -> None:
-        self.name = name
-        self._generic = generic
-        self._rule = rule
-        self._saves = saves
+        super().__init__(name, generic, rule, saves=saves, fresh=True)
         self._forward_kernel = f"{name}.forward" if saves else name
         self._backward_kernel = f"{name}.backward"
-        self._primitive = Primitive(name, self._forward, self._backward, saves=saves, fresh=True)
         OPS[name] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the op."""
         for a in args:
             if type(a) is TracedArray:
-                return self._primitive(*args, **kwargs)
+                return self._record(args, kwargs)
         backend = owners.get(type(args[0])) or backend_of(args[0])
         kernel = backend.kernels.get(self.name)
         try:
             if kernel is not None:
                 return kernel(*args, **kwargs)
-            y = self._generic(namespace(*args), *args, **kwargs)
+            y = self._forward(namespace(*args), *args, **kwargs)
         except DeviceMismatchError:
             raise
         except Exception:
@@ -79,20 +75,20 @@ class Op:
             raise
         return y[0] if self._saves else y
 
-    def _forward(self, xp: Any, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, xp: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Compute the op one level below: with a kernel, unless that is traced too."""
         if type(xp) is not TracedNamespace:
             kernel = (owners.get(type(args[0])) or backend_of(args[0])).kernels.get(self._forward_kernel)
             if kernel is not None:
                 return kernel(*args, **kwargs)
-        return self._generic(xp, *args, **kwargs)
+        return self._forward(xp, *args, **kwargs)
 
-    def _backward(self, xp: Any, g: Any, saved: Any, *args: Any, needs: Any, **kwargs: Any) -> Sequence[Any]:
+    def _pull(self, xp: Any, g: Any, y: Any, args: Any, kwargs: dict[str, Any], indices: Any) -> Any:
         if type(xp) is not TracedNamespace:
             kernel = (owners.get(type(args[0])) or backend_of(args[0])).kernels.get(self._backward_kernel)
             if kernel is not None:
-                return kernel(g, saved, *args, needs=needs, **kwargs)  # type: ignore[no-any-return]
-        return self._rule(xp, g, saved, *args, needs=needs, **kwargs)
+                return kernel(g, y, *args, needs=[k != -1 for k in indices], **kwargs)
+        return super()._pull(xp, g, y, args, kwargs, indices)
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"

@@ -177,7 +177,7 @@ class Step:
                 opt_state = tree.unflatten(opt_treedef, opt_leaves)
                 updates, opt_state = self.optimizer.update(grads, opt_state, params)
                 params = apply_updates(params, updates)
-                arrays, rebuild = take_apart(metrics)
+                arrays, rebuild = _parts_of(metrics)
             box[:] = [rebuild]
             returned = [] if new_others is others else new_others
             return params, returned, tree.leaves(opt_state), value, arrays
@@ -204,7 +204,7 @@ class Step:
         def of_params(leaves: list[Array]) -> tuple[Array, list[Array]]:
             out = self.loss(spec.build(leaves, fixed), batch, *arguments)
             value, metrics, model = parts(out)
-            arrays, rebuild = take_apart(metrics) if metrics else ([], dict)
+            arrays, rebuild = _parts_of(metrics)
             new = [] if model is None else spec.take_apart(model)[1]
             box[:] = [rebuild, len(arrays), model is not None]
             return value, arrays + new
@@ -212,6 +212,10 @@ class Step:
         value, aux, grads = differentiate(backend, of_params, params)
         rebuild, count, has_model = box
         return value, grads, rebuild(aux[:count]), aux[count:] if has_model else others
+
+
+def _parts_of(metrics: dict[str, Any]) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+    return take_apart(metrics) if metrics else ([], dict)
 
 
 def parts(out: Any) -> tuple[Any, dict[str, Any], Any]:
