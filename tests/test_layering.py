@@ -21,6 +21,7 @@ OPTIONAL = (*FRAMEWORKS, "matplotlib", "optax", "pytest", "scipy", "sklearn")
 
 LAYERS = (
     ("errors",),
+    ("options",),
     ("tree", "tree_marks"),
     ("contract",),
     ("registry",),
@@ -34,6 +35,7 @@ LAYERS = (
     ("transfer",),
     ("random",),
     ("autodiff",),
+    ("explanation",),
     ("differentiation",),
     ("transform",),
     ("ops",),

@@ -1,21 +1,17 @@
-"""What gradients and training steps share: trees taken apart, the way to a gradient, errors told as what they are."""
+"""What gradients and training steps share: trees taken apart, and the way to a gradient."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import autodiff, registry, tree
 from .contract import Backend, dtype_name
-from .device import common_device, device_of_array, native_of
-from .errors import DeviceMismatchError, GradientError
+from .device import device_of_array, native_of
 from .tree_marks import trainable_mask
 
-__all__ = ["Split", "constants", "differentiate", "explained", "is_differentiable", "take_apart"]
+__all__ = ["Split", "constants", "differentiate", "is_complex", "is_differentiable", "take_apart"]
 
-Roots = list[tuple[str, Any]] | Callable[[], list[tuple[str, Any]]]
-"""Named trees, or what makes them when an error needs them."""
 DIFFERENTIABLE = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 
 
@@ -87,6 +83,11 @@ def is_differentiable(leaf: Any) -> bool:
     return dtype_name(leaf.dtype) in DIFFERENTIABLE
 
 
+def is_complex(x: Any) -> bool:
+    """Return whether `x` is an array of complex numbers."""
+    return hasattr(x, "dtype") and dtype_name(x.dtype).startswith("complex")
+
+
 def differentiate(
     backend: Backend, function: Callable[[list[Any]], tuple[Any, list[Any]]], leaves: list[Any]
 ) -> tuple[Any, list[Any], list[Any]]:
@@ -128,32 +129,3 @@ def take_apart(out: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
         )
 
     return arrays, rebuild
-
-
-@contextlib.contextmanager
-def explained(backend: Backend, roots: Roots) -> Iterator[None]:
-    """Tell errors that come of arrays on different devices as what they are."""
-    try:
-        yield
-    except DeviceMismatchError:
-        raise
-    except (RuntimeError, TypeError, ValueError) as error:
-        try:
-            common_device(roots() if callable(roots) else roots, "this call")
-        except DeviceMismatchError as told:
-            raise told from error
-        except Exception:  # noqa: BLE001  the first error is the one to tell
-            raise error from None
-        if isinstance(error, TypeError) and autodiff.TracedArray.__name__ in str(error):
-            raise GradientError(
-                f"a function was called that does not know arrays under differentiation ({error}). Take functions from "
-                "xp = xdev.namespace(x), where x is an argument of the differentiated function, or from xdev.ops; an "
-                "array captured from outside goes on the right of an operator"
-            ) from error
-        if backend.is_device_mismatch(error):
-            raise DeviceMismatchError(
-                f"arrays are on different devices, one of them not among the arguments ({error}). Move what the "
-                "function takes from outside: x = xdev.to_device(x, xdev.device_of(...)), or create it with "
-                "xp = xdev.namespace(x)"
-            ) from error
-        raise

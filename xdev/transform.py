@@ -14,9 +14,10 @@ from typing import Any
 
 from . import autodiff, registry, tree
 from .contract import Backend, dtype_name
-from .device import common_device, device_of_array, native_of
-from .differentiation import Split, constants, differentiate, explained, take_apart
+from .device import common_device, device_of_array, namespace, native_of
+from .differentiation import Split, constants, differentiate, take_apart
 from .errors import ArrayTypeError, GradientError, a
+from .explanation import explained
 from .random import tracing
 
 __all__ = ["grad", "jit", "stop_gradient", "value_and_grad", "vjp"]
@@ -45,10 +46,12 @@ def value_and_grad(
 
     Raises
     ------
+    ArrayTypeError
+        If `argnums` are no integers.
     GradientError
         When called: if the loss is not a real floating scalar array, or nothing can be differentiated.
     DeviceMismatchError
-        When called: if the arguments are on different devices.
+        When called: if the arguments, or arrays that `f` takes from outside, are on different devices.
 
     Examples
     --------
@@ -61,7 +64,7 @@ def value_and_grad(
     (13.0, array([18.,  4.]))
     """
     single = isinstance(argnums, int)
-    numbers: tuple[int, ...] = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    numbers = _numbers("argnums", argnums)
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -80,7 +83,7 @@ def value_and_grad(
             aux_box.append(rebuild)
             return value, arrays
 
-        with explained(backend, _named(args, kwargs)), _scope(backend, split.leaves):
+        with explained(backend, _named(args, kwargs), f), _scope(backend, split.leaves):
             value, arrays, gradients = differentiate(backend, of_leaves, split.leaves)
         result = split.join_gradients(gradients)
         gradient = result[0] if single else tuple(result)
@@ -141,6 +144,13 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         Takes a cotangent of the value's structure and returns a tuple of gradients, one an argument; it can be
         called more than once.
 
+    Raises
+    ------
+    GradientError
+        If nothing can be differentiated; from the pullback, if the cotangent does not fit the value.
+    DeviceMismatchError
+        If the arguments, or arrays that `f` takes from outside, are on different devices.
+
     Examples
     --------
     >>> import numpy as np, xdev
@@ -157,20 +167,44 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         box.append(rebuild)
         return arrays
 
-    with explained(backend, _named(args, {})), _scope(backend, split.leaves):
+    with explained(backend, _named(args, {}), f), _scope(backend, split.leaves):
         native = backend.vjp(of_leaves, split.leaves)
         outputs, pull = autodiff.vjp(of_leaves, split.leaves) if native is NotImplemented else native
     value = box[-1](outputs)
-    expected = tree.structure(value)
+    paths, parts, expected = tree.flatten_with_paths(value)
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         leaves, treedef = tree.flatten(cotangent)
         if treedef != expected:
             raise GradientError(f"the cotangent has structure {treedef}, expected that of the value, {expected}")
         with _scope(backend, split.leaves):
-            return tuple(split.join_gradients(pull(leaves)))
+            pulled = [
+                _cotangent(c, y, tree.path_string(path, "cotangent"))
+                for c, y, path in zip(leaves, parts, paths, strict=True)
+                if native_of(y) is not None
+            ]
+            return tuple(split.join_gradients(pull(pulled)))
 
     return value, pullback
+
+
+def _cotangent(cotangent: Any, y: Any, path: str) -> Any:
+    """Return a cotangent that fits an output, numbers as arrays."""
+    shape, dtype = tuple(y.shape), dtype_name(y.dtype)
+    if isinstance(cotangent, int | float | complex) and shape == ():
+        return namespace(y).full_like(y, cotangent)
+    got = getattr(cotangent, "shape", None)
+    if got is None or not hasattr(cotangent, "dtype"):
+        raise GradientError(
+            f"{path} is {a(type(cotangent).__name__)}; expected an array of shape {shape}, its output's"
+        )
+    if tuple(got) != shape:
+        raise GradientError(f"{path} has shape {tuple(got)}, its output {shape}; make them equal")
+    if dtype_name(cotangent.dtype) != dtype:
+        raise GradientError(
+            f"{path} has dtype {dtype_name(cotangent.dtype)}, its output {dtype}; cast it with xp.astype"
+        )
+    return cotangent
 
 
 def stop_gradient(tree_: Any, /) -> Any:
@@ -217,7 +251,16 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     Returns
     -------
     callable
-        Compiles once for each structure, shape and dtype on backends that compile; the function as it is elsewhere.
+        Compiles once for each structure, shape and dtype on backends that compile; runs the function elsewhere.
+
+    Raises
+    ------
+    ArrayTypeError
+        If `static_argnums` are no integers; when called, if a static argument does not hash.
+    RandomError
+        When called: if the function draws from a generator that it takes from outside, on every backend.
+    DeviceMismatchError
+        When called: if an array that the function takes from outside is on another device.
 
     Examples
     --------
@@ -225,7 +268,7 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     >>> xdev.jit(lambda x: x + 1)(np.zeros(2))
     array([1., 1.])
     """
-    numbers = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+    numbers = _numbers("static_argnums", static_argnums)
     compiled: dict[Any, Any] = {}
 
     @functools.wraps(f)
@@ -237,22 +280,45 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         backend = _first_backend(arrays)
         if backend is None:
             return f(*args, **kwargs)
-        placed = [x for x in arrays if registry.find_backend(x) is backend]
-        if type(backend).jit is Backend.jit:
-            with explained(backend, _named(args, kwargs)), _scope(backend, placed or arrays):
-                return f(*args, **kwargs)
         constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
+        values = tuple(args[i] for i in sorted(static))
+        _check_hashable(values, sorted(static))
+        if type(backend).jit is Backend.jit:
+            placed = [x for x in arrays if registry.find_backend(x) is backend]
+            function, box = _compile(f, backend, treedef, dynamic, constants, args, static, donate)
+            with explained(backend, _named(args, kwargs), f), _scope(backend, placed or arrays):
+                out = function(arrays)
+            return box[0](out)
         # With the shapes, since what is no array in the result may depend on them.
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
-        key = (backend, treedef, tuple(dynamic), constants, tuple(args[i] for i in sorted(static)), shapes)
+        key = (backend, treedef, tuple(dynamic), constants, values, shapes)
         if key not in compiled:
             compiled[key] = _compile(f, backend, treedef, dynamic, constants, args, static, donate)
         function, box = compiled[key]
-        with explained(backend, _named(args, kwargs)):
+        with explained(backend, _named(args, kwargs), f):
             out = function(arrays)
         return box[0](out)
 
     return wrapped
+
+
+def _numbers(name: str, given: Any) -> tuple[int, ...]:
+    """Return argument numbers as a tuple."""
+    numbers = (given,) if isinstance(given, int) else given
+    if not isinstance(numbers, tuple | list) or not all(isinstance(n, int) for n in numbers):
+        raise ArrayTypeError(f"{name} takes an int or a sequence of ints, the places of arguments; got {given!r}")
+    return tuple(numbers)
+
+
+def _check_hashable(values: tuple[Any, ...], places: list[int]) -> None:
+    for value, place in zip(values, places, strict=True):
+        try:
+            hash(value)
+        except TypeError:
+            raise ArrayTypeError(
+                f"static_argnums={place}, but args[{place}] is {a(type(value).__name__)}, which does not hash: a "
+                "function is compiled for each value. Pass a tuple or a frozen dataclass, or do not name it as static"
+            ) from None
 
 
 def _within(numbers: tuple[int, ...], count: int, f: Callable[..., Any]) -> tuple[int, ...]:

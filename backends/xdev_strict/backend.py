@@ -89,4 +89,6 @@ class StrictBackend(Backend):
         return int(np.from_dlpack(x).__array_interface__["data"][0])
 
     def is_device_mismatch(self, error: BaseException) -> bool:
-        return isinstance(error, ValueError) and "different devices" in str(error)
+        return isinstance(error, ValueError) and any(
+            words in str(error) for words in ("different devices", "use the same device")
+        )

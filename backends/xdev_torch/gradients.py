@@ -26,11 +26,16 @@ def _is_nested(leaves: list[Any]) -> bool:
     return depth.get() > 0 or (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves))
 
 
-def _fill(gradients: Any, leaves: list[Any]) -> list[Any]:
+def _finish(gradients: Any, leaves: list[Any]) -> list[Any]:
+    """Return gradients with zeros where nothing arrived, in xdev's convention: d/dRe - i d/dIm, not its conjugate."""
     return [
-        torch.zeros_like(leaf) if gradient is None else gradient
+        torch.zeros_like(leaf) if gradient is None else _conj(gradient)
         for gradient, leaf in zip(gradients, leaves, strict=True)
     ]
+
+
+def _conj(x: Any) -> Any:
+    return x.conj_physical() if x.is_complex() else x
 
 
 def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: list[Any]) -> tuple[Any, Any, list[Any]]:
@@ -46,8 +51,8 @@ def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: lis
             gradients = torch.autograd.grad(value, inputs, create_graph=nested, allow_unused=True)
     finally:
         depth.reset(token)
-    if any(gradient is None for gradient in gradients):
-        gradients = _fill(gradients, leaves)
+    if any(gradient is None or gradient.is_complex() for gradient in gradients):
+        gradients = _finish(gradients, leaves)
     if nested:
         return value, aux, list(gradients)
     return value.detach(), _detached(aux), list(gradients)
@@ -79,11 +84,11 @@ def vjp(
             gradients = torch.autograd.grad(
                 [outputs[i] for i in active],
                 inputs,
-                [cotangents[i].clone() if cotangents[i].is_inference() else cotangents[i] for i in active],
+                [_conj(cotangents[i].clone() if cotangents[i].is_inference() else cotangents[i]) for i in active],
                 create_graph=connected,
                 retain_graph=True,
                 allow_unused=True,
             )
-            return _fill(gradients, leaves)
+            return _finish(gradients, leaves)
 
     return outputs if nested else [out.detach() for out in outputs], pullback

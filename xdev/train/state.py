@@ -7,7 +7,7 @@ from typing import Any
 from .. import registry, tree
 from ..contract import Array, Backend
 from ..device import Device, common_device
-from ..differentiation import is_differentiable
+from ..differentiation import is_complex, is_differentiable
 from ..errors import ArrayTypeError, GradientError, StaleStateError
 from ..optim import Optimizer
 from ..random import Generator
@@ -28,6 +28,7 @@ class ModelSpec:
         self._slots: list[tuple[str, Any]] = []
         places: dict[int, tuple[str, int]] = {}
         counts = {"param": 0, "other": 0}
+        self.has_complex = False
         for leaf, allowed in zip(leaves, mask, strict=True):
             if registry.find_backend(leaf) is None:
                 self._slots.append(("static", leaf))
@@ -36,6 +37,7 @@ class ModelSpec:
                 kind = "param" if allowed and is_differentiable(leaf) else "other"
                 places[id(leaf)] = (kind, counts[kind])
                 counts[kind] += 1
+                self.has_complex |= kind == "param" and is_complex(leaf)
             self._slots.append(places[id(leaf)])
 
     def __eq__(self, other: object) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 from .. import registry, tree
 from ..contract import Array, Backend
-from ..device import common_device
-from ..differentiation import constants, differentiate, explained, take_apart
+from ..device import common_device, namespace
+from ..differentiation import constants, differentiate, is_complex, take_apart
 from ..errors import ArrayTypeError, GradientError, TrainingError, a
+from ..explanation import explained
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
 from .state import ModelSpec, TrainState
@@ -95,7 +96,8 @@ class Step:
                 break
         if not any(state.optimizer is known for known in self._optimizers):
             self._check_optimizer(state)
-        with explained(backend, lambda: [("model", state.model), ("batch", batch)]), state.device.scope():
+        roots = lambda: [("model", state.model), ("batch", batch)]  # noqa: E731
+        with explained(backend, roots, self.loss), state.device.scope():
             if type(backend).jit is Backend.jit:
                 return self._eager(state, backend, params, others, opt_state, batch)
             return self._compiled_step(state, backend, params, others, opt_state, leaves, treedef)
@@ -124,7 +126,9 @@ class Step:
         rng = state.rng() if self.takes_rng else None
         value, grads, metrics, others = self._gradients(backend, state.spec, params, others, batch, rng)
         optimizer = self.optimizer
-        update = backend.update(optimizer.fused) if isinstance(optimizer, Optimizer) and optimizer.fused else None
+        update = None
+        if isinstance(optimizer, Optimizer) and optimizer.fused and not state.spec.has_complex:
+            update = backend.update(optimizer.fused)
         if update is not None and not callable(optimizer.hyper["learning_rate"]):
             opt_state = update(params, grads, opt_state, **optimizer.hyper)
         else:
@@ -210,6 +214,8 @@ class Step:
             return value, arrays + new
 
         value, aux, grads = differentiate(backend, of_params, params)
+        if spec.has_complex:  # the direction in which the loss grows is the conjugate of its gradient
+            grads = [namespace(g).conj(g) if is_complex(g) else g for g in grads]
         rebuild, count, has_model = box
         return value, grads, rebuild(aux[:count]), aux[count:] if has_model else others
 

@@ -1,0 +1,163 @@
+"""Errors that come of arrays on different devices, told as what they are.
+
+Requirements: nothing is looked at before something was raised. What a framework raised stays the cause of what is
+told. Arrays that a function takes from outside are found by its names, and blamed only if the error speaks of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import autodiff, registry, tree
+from .contract import Backend
+from .device import common_device, device_of_array
+from .device_search import Device
+from .errors import DeviceMismatchError, GradientError, XdevError
+
+__all__ = ["captured", "explained"]
+
+Roots = list[tuple[str, Any]] | Callable[[], list[tuple[str, Any]]]
+"""Named trees, or what makes them when an error needs them."""
+DEPTH = 3
+"""How far functions are followed into the functions that they call."""
+_TOLD = (RuntimeError, TypeError, ValueError, AttributeError)
+
+
+class explained:  # noqa: N801  a context, used like a function
+    """Context in which errors of arrays on different devices are told as `DeviceMismatchError`."""
+
+    __slots__ = ("_backend", "_function", "_roots")
+
+    def __init__(self, backend: Backend, roots: Roots, function: Callable[..., Any]) -> None:
+        self._backend = backend
+        self._roots = roots
+        self._function = function
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        told_already = isinstance(error, DeviceMismatchError) and error.__cause__ is not None
+        if isinstance(error, _TOLD) and not told_already:
+            roots = self._roots() if callable(self._roots) else self._roots
+            told = _explanation(self._backend, roots, self._function, error)
+            if told is not None:
+                raise told from error
+
+
+def _explanation(
+    backend: Backend, roots: list[tuple[str, Any]], function: Callable[..., Any], error: Exception
+) -> XdevError | None:
+    try:
+        where = common_device(roots, "this call")
+    except DeviceMismatchError as told:
+        return None if isinstance(error, DeviceMismatchError) else told
+    except Exception:  # noqa: BLE001  the first error is the one to tell
+        return None
+    if isinstance(error, XdevError) and not isinstance(error, DeviceMismatchError):
+        return None
+    for holder, name, leaf in captured(function):
+        its = _elsewhere(backend, where, leaf, error)
+        if its is not None:
+            said = "" if isinstance(error, XdevError) else f" ({_first_line(error)})"
+            return DeviceMismatchError(
+                f"arrays are on different devices: the arguments are on {where}; {name}, which {holder} takes from "
+                f'outside, is on {its}. Move it: {name} = xdev.to_device({name}, "{where}"){said}'
+            )
+    if isinstance(error, DeviceMismatchError):
+        return None
+    if isinstance(error, TypeError) and autodiff.TracedArray.__name__ in str(error):
+        return GradientError(
+            f"a function was called that does not know arrays under differentiation ({error}). Take functions from "
+            "xp = xdev.namespace(x), where x is an argument of the differentiated function, or from xdev.ops; an "
+            "array captured from outside goes on the right of an operator"
+        )
+    if backend.is_device_mismatch(error):
+        return DeviceMismatchError(
+            f"arrays are on different devices, one of them not among the arguments ({error}). Move what the "
+            "function takes from outside: x = xdev.to_device(x, xdev.device_of(...)), or create it with "
+            "xp = xdev.namespace(x)"
+        )
+    return None
+
+
+def _elsewhere(backend: Backend, where: Device, leaf: Any, error: Exception) -> Device | None:
+    """Return the device of an array that is not where the arguments are, if the error may come of that."""
+    owner = registry.find_backend(leaf)
+    if owner is None or owner.has_no_device(leaf):
+        return None
+    its = device_of_array(owner, leaf)
+    if its is None or its == where:
+        return None
+    text = str(error)
+    if isinstance(error, DeviceMismatchError):
+        blamed = True
+    elif owner is backend:
+        blamed = autodiff.TracedArray.__name__ in text or owner.is_device_mismatch(error)
+    else:
+        named = owner.framework in text or owner.is_device_mismatch(error)
+        # The host's arrays go into functions of some frameworks; those of other devices into none of another's.
+        blamed = named or (not owner.is_host and isinstance(error, TypeError | AttributeError))
+    return its if blamed else None
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}"
+
+
+def captured(function: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield the arrays that a function takes from outside, each after the function's name and the name there.
+
+    Followed are closures, globals, bound arguments, and, three deep, the functions found there.
+    """
+    seen: set[int] = set()
+    level = [function]
+    for _ in range(DEPTH):
+        following = []
+        for called in level:
+            if id(called) in seen:
+                continue
+            seen.add(id(called))
+            for name, value in _outside(called):
+                if isinstance(value, types.FunctionType | types.MethodType | functools.partial):
+                    following.append(value)
+                    continue
+                for path, leaf in zip(*tree.flatten_with_paths(value)[:2], strict=True):
+                    if registry.find_backend(leaf) is not None:
+                        yield getattr(called, "__name__", "the function"), tree.path_string(path, name), leaf
+        level = following
+
+
+def _outside(function: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a callable holds or refers to, by name."""
+    if isinstance(function, functools.partial):
+        yield "function", function.func
+        yield from ((f"args[{i}]", x) for i, x in enumerate(function.args))
+        yield from function.keywords.items()
+    elif isinstance(function, types.MethodType):
+        yield "self", function.__self__
+        yield "function", function.__func__
+    elif isinstance(function, types.FunctionType):
+        code = function.__code__
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                yield name, cell.cell_contents
+            except ValueError:  # not assigned yet
+                continue
+        known = function.__globals__
+        yield from ((name, known[name]) for name in dict.fromkeys(_names(code)) if name in known)
+    elif callable(function) and not isinstance(function, type):
+        yield "self", function
+        yield "function", type(function).__call__
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Yield the names in a function's code and in the code of functions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
