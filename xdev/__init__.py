@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what type checkers see; a test holds it against the table b
         ArrayTypeError,
         BackendError,
         BackendUnavailable,
+        ConfigurationError,
         CopyRequiredError,
         DataError,
         DeviceError,

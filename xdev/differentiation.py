@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import autodiff, registry, tree
+from .autodiff.engine import check_loss
 from .contract import Backend, dtype_name
 from .device import device_of_array, native_of
 from .tree_marks import trainable_mask
@@ -96,7 +97,7 @@ def differentiate(
 
         def checked(leaves: list[Any]) -> tuple[Any, list[Any]]:
             value, aux = function(leaves)
-            autodiff.check_loss(value)
+            check_loss(value)
             return value, aux
 
         native = backend.value_and_grad(checked, leaves)

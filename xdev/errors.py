@@ -9,13 +9,14 @@
     │   └── PluginError                             a plug-in breaks the contract
     ├── DeviceError (ValueError)                    no such device
     │   └── DeviceMismatchError                     arrays that must share a device do not
-    ├── ArrayTypeError (TypeError)                  not an array of any backend
+    ├── ArrayTypeError (TypeError)                  not an array of any backend, or of another wrong type
     ├── DTypeError (TypeError)                      the target cannot hold that dtype
     ├── TransferError (ValueError)                  what came cannot be moved
     │   ├── CopyRequiredError                       copy=False, and a copy is needed
     │   └── TransferBudgetExceeded                  a crossing that a budget forbids
     ├── GradientError (ValueError)                  a loss or argument that cannot be differentiated
     │   └── NoGradientRule (also NotImplementedError)
+    ├── ConfigurationError (ValueError)             an option with a value that nothing can be done with
     ├── RandomError (ValueError)                    a seed, shape or parameter that nothing can be drawn with
     ├── DataError (ValueError)                      batches, labels, leading axes
     ├── TrainingError (RuntimeError)
@@ -32,6 +33,7 @@ __all__ = [
     "ArrayTypeError",
     "BackendError",
     "BackendUnavailable",
+    "ConfigurationError",
     "CopyRequiredError",
     "DTypeError",
     "DataError",
@@ -81,7 +83,7 @@ class DeviceMismatchError(DeviceError):
 
 
 class ArrayTypeError(XdevError, TypeError):
-    """An object that is not an array of any known backend."""
+    """An object that is not an array of any known backend, or not the function, module or optimizer that is taken."""
 
 
 class DTypeError(XdevError, TypeError):
@@ -106,6 +108,10 @@ class GradientError(XdevError, ValueError):
 
 class NoGradientRule(GradientError, NotImplementedError):  # noqa: N818  the public name of the design
     """A function that the tape has no rule for."""
+
+
+class ConfigurationError(XdevError, ValueError):
+    """An option with a value that nothing can be done with, such as a learning rate below 0."""
 
 
 class RandomError(XdevError, ValueError):

@@ -8,7 +8,7 @@ import pytest
 
 import xdev
 from xdev import nn, ops
-from xdev.errors import DataError
+from xdev.errors import ArrayTypeError, ConfigurationError, DataError, DTypeError
 from xdev.random import Generator
 from xdev.testing import assert_close
 
@@ -116,20 +116,122 @@ def test_wrong_input_is_told_with_the_layers_name(device):
             layer(x)
 
 
-def test_wrong_arguments():
-    rng = Generator(0, "numpy")
-    with pytest.raises(TypeError, match=re.escape("Linear takes rng=, an xdev.random.Generator such as")):
-        nn.Linear(2, 3, rng=0)
-    with pytest.raises(ValueError, match="Linear takes n_out, a positive int, got 0"):
-        nn.Linear(2, 0, rng=rng)
-    with pytest.raises(ValueError, match=re.escape("Embedding takes n, a positive int, got 2.5")):
-        nn.Embedding(2.5, 3, rng=rng)
-    with pytest.raises(ValueError, match="MLP takes at least two sizes"):
-        nn.MLP([3], rng=rng)
-    with pytest.raises(TypeError, match="Sequential takes modules and functions, got an int at 1"):
-        nn.Sequential([ops.relu, 3])
-    with pytest.raises(ValueError, match=re.escape("Dropout takes a rate in [0, 1), got 1.0")):
-        nn.Dropout(1.0)
+RNG = "takes rng=, an xdev.random.Generator such as xdev.random.Generator(0, device),"
+EPS = "takes eps, a finite number of 0 or more, got"
+FLOATS = "expected one of bfloat16, float16, float32, float64"
+
+BAD_OPTIONS = {
+    "linear-zero": (lambda rng: nn.Linear(2, 0, rng=rng), "Linear takes n_out, a positive int, got 0"),
+    "linear-negative": (lambda rng: nn.Linear(-1, 2, rng=rng), "Linear takes n_in, a positive int, got -1"),
+    "linear-float": (lambda rng: nn.Linear(64.0, 2, rng=rng), "Linear takes n_in, a positive int, got 64.0"),
+    "linear-text": (lambda rng: nn.Linear("64", 2, rng=rng), "Linear takes n_in, a positive int, got '64'"),
+    "embedding-float": (lambda rng: nn.Embedding(2.5, 3, rng=rng), "Embedding takes n, a positive int, got 2.5"),
+    "layer-norm-shape": (
+        lambda rng: nn.LayerNorm((2, 3), rng=rng),
+        "LayerNorm takes width, a positive int, got (2, 3)",
+    ),
+    "layer-norm-eps": (lambda rng: nn.LayerNorm(2, rng=rng, eps=-1), f"LayerNorm {EPS} -1"),
+    "rms-norm-eps": (lambda rng: nn.RMSNorm(2, rng=rng, eps="x"), f"RMSNorm {EPS} 'x'"),
+    "batch-norm-width": (lambda rng: nn.BatchNorm(0, rng=rng), "BatchNorm takes width, a positive int, got 0"),
+    "batch-norm-eps": (lambda rng: nn.BatchNorm(2, rng=rng, eps=np.inf), f"BatchNorm {EPS} inf"),
+    "batch-norm-momentum": (
+        lambda rng: nn.BatchNorm(2, rng=rng, momentum=3),
+        "BatchNorm takes momentum, a number in [0, 1], got 3",
+    ),
+    "mlp-one-size": (
+        lambda rng: nn.MLP([3], rng=rng),
+        "MLP takes at least two sizes, the input's and the output's, got [3]",
+    ),
+    "mlp-float": (lambda rng: nn.MLP([3, 4.5, 2], rng=rng), "MLP takes sizes[1], a positive int, got 4.5"),
+    "dropout-one": (lambda rng: nn.Dropout(1.0), "Dropout takes a rate in [0, 1), got 1.0"),
+    "dropout-negative": (lambda rng: nn.Dropout(-0.5), "Dropout takes a rate in [0, 1), got -0.5"),
+    "dropout-nan": (lambda rng: nn.Dropout(np.nan), "Dropout takes a rate in [0, 1), got nan"),
+    "dropout-text": (lambda rng: nn.Dropout("x"), "Dropout takes a rate in [0, 1), got 'x'"),
+    "dropout-array": (lambda rng: nn.Dropout(X), "Dropout takes a rate in [0, 1), got an array of shape (5, 4)"),
+}
+
+WRONG_TYPES = {
+    "linear-no-rng": (lambda rng: nn.Linear(64, 256), f"Linear {RNG} and none was given"),
+    "linear-seed": (lambda rng: nn.Linear(2, 3, rng=0), f"Linear {RNG} got an int"),
+    "embedding-no-rng": (lambda rng: nn.Embedding(2, 3), f"Embedding {RNG} and none was given"),
+    "mlp-no-rng": (lambda rng: nn.MLP([2, 3]), f"MLP {RNG} and none was given"),
+    "layer-norm-seed": (lambda rng: nn.LayerNorm(2, rng=0), f"LayerNorm {RNG} got an int"),
+    "rms-norm-seed": (lambda rng: nn.RMSNorm(2, rng=0), f"RMSNorm {RNG} got an int"),
+    "batch-norm-seed": (lambda rng: nn.BatchNorm(2, rng=0), f"BatchNorm {RNG} got an int"),
+    "mlp-number": (lambda rng: nn.MLP(64, rng=rng), "MLP takes a list of sizes, such as [64, 256, 10], got 64"),
+    "mlp-activation": (
+        lambda rng: nn.MLP([2, 3], rng=rng, activation="relu"),
+        "MLP takes activation, a function such as xdev.ops.relu, got a str",
+    ),
+    "sequential-number": (
+        lambda rng: nn.Sequential([ops.relu, 3]),
+        "Sequential takes modules and functions, got an int at 1",
+    ),
+    "sequential-class": (
+        lambda rng: nn.Sequential([ops.relu, nn.Dropout]),
+        "Sequential takes modules and functions, got the class Dropout at 1: call it, Dropout(...)",
+    ),
+    "sequential-function": (
+        lambda rng: nn.Sequential(ops.relu),
+        "Sequential takes a list of layers, got a function; put it in a list",
+    ),
+    "sequential-none": (lambda rng: nn.Sequential(None), "Sequential takes a list of layers, got a NoneType"),
+    "sequential-arguments": (
+        lambda rng: nn.Sequential(nn.Dropout(0.5), ops.relu),
+        "Sequential takes one list of layers, got 2 arguments; put them in a list",
+    ),
+}
+
+WRONG_DTYPES = {
+    "linear": (lambda rng: nn.Linear(2, 3, rng=rng, dtype="float31"), f"uniform got dtype float31, {FLOATS}"),
+    "layer-norm": (lambda rng: nn.LayerNorm(2, rng=rng, dtype="float31"), f"LayerNorm got dtype float31, {FLOATS}"),
+    "rms-norm": (lambda rng: nn.RMSNorm(2, rng=rng, dtype="int32"), f"RMSNorm got dtype int32, {FLOATS}"),
+    "batch-norm": (lambda rng: nn.BatchNorm(2, rng=rng, dtype=3), f"BatchNorm got dtype 3, {FLOATS}"),
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "table", "name"),
+    [
+        pytest.param(error, table, name, id=name)
+        for error, table in (
+            (ConfigurationError, BAD_OPTIONS),
+            (ArrayTypeError, WRONG_TYPES),
+            (DTypeError, WRONG_DTYPES),
+        )
+        for name in table
+    ],
+)
+def test_wrong_arguments(error, table, name):
+    make, text = table[name]
+    with pytest.raises(error, match=re.escape(text)):
+        make(Generator(0, "numpy"))
+
+
+def test_sizes_may_be_numpys(device):
+    rng, n = Generator(0, device), np.int64(3)
+    layers = [nn.Linear(n, n, rng=rng), nn.LayerNorm(n, rng=rng), nn.Embedding(n, n, rng=rng), nn.MLP([n, n], rng=rng)]
+    assert nn.parameter_count(layers) == 12 + 6 + 9 + 12
+
+
+def test_a_subclass_of_sequential_may_take_what_it_likes():
+    class Pair(nn.Sequential):
+        def __init__(self, first, second):
+            super().__init__([first, second])
+
+    assert Pair(ops.relu, ops.relu)(X).min() == 0
+
+
+@pytest.mark.parametrize(
+    "make", [lambda rng: nn.Linear(4, 2, rng=rng), lambda rng: nn.LayerNorm(4, rng=rng),
+             lambda rng: nn.RMSNorm(4, rng=rng), lambda rng: nn.BatchNorm(4, rng=rng)],
+    ids=["Linear", "LayerNorm", "RMSNorm", "BatchNorm"],
+)  # fmt: skip
+def test_a_list_is_no_array(make):
+    layer = make(Generator(0, "numpy"))
+    text = f"{type(layer).__name__} takes an array, got a list; xdev.asarray(x) makes one"
+    with pytest.raises(ArrayTypeError, match=re.escape(text)):
+        layer([1.0, 2.0, 3.0, 4.0])
 
 
 def test_dropout_within_a_sequence(device):

@@ -1,10 +1,13 @@
 """The optimizers against torch.optim and optax, step by step, on every backend, functional and fused."""
 
+import re
+
 import numpy as np
 import pytest
 
 import xdev
 from xdev import nn, optim, tree
+from xdev.errors import ArrayTypeError, ConfigurationError, GradientError
 from xdev.testing import assert_close
 
 STEPS = 7
@@ -196,10 +199,116 @@ def test_tied_leaves_stay_tied(xp):
 def test_global_norm_counts_a_shared_array_once(xp):
     x = xp.asarray(np.float32([3.0, 4.0]))
     assert_close(optim.global_norm([x, x]), np.float32(5.0))
-    with pytest.raises(ValueError, match="global_norm needs at least one floating array"):
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+RATE = "takes learning_rate, a finite number of 0 or more or a schedule, got"
+NORM = "clip_by_global_norm takes max_norm, a finite number above 0, got"
+
+BAD_OPTIONS = {
+    "rate-text": (lambda: optim.sgd("x"), f"sgd {RATE} 'x'"),
+    "rate-none": (lambda: optim.adam(None), f"adam {RATE} None"),
+    "rate-bool": (lambda: optim.sgd(True), f"sgd {RATE} True"),
+    "rate-negative": (lambda: optim.adamw(-1e-3), f"adamw {RATE} -0.001"),
+    "rate-nan": (lambda: optim.sgd(NAN), f"sgd {RATE} nan"),
+    "rate-infinite": (lambda: optim.sgd(INF), f"sgd {RATE} inf"),
+    "rate-numpy": (lambda: optim.sgd(np.float32(NAN)), f"sgd {RATE} nan"),
+    "rate-array": (lambda: optim.sgd(np.ones(3)), f"sgd {RATE} an array of shape (3,)"),
+    "momentum": (lambda: optim.sgd(0.1, momentum=1), "sgd takes momentum, a number in [0, 1), got 1"),
+    "momentum-text": (lambda: optim.sgd(0.1, momentum="x"), "sgd takes momentum, a number in [0, 1), got 'x'"),
+    "nesterov": (lambda: optim.sgd(0.1, nesterov=True), "nesterov=True looks ahead along the momentum; give momentum"),
+    "decay": (lambda: optim.sgd(0.1, weight_decay=-1), "sgd takes weight_decay, a finite number of 0 or more, got -1"),
+    "adamw-decay": (
+        lambda: optim.adamw(0.1, weight_decay=INF),
+        "adamw takes weight_decay, a finite number of 0 or more, got inf",
+    ),
+    "b1": (lambda: optim.adam(0.1, b1=1.0), "adam takes b1, a number in [0, 1), got 1.0"),
+    "b2": (lambda: optim.adamw(0.1, b2=-0.5), "adamw takes b2, a number in [0, 1), got -0.5"),
+    "eps": (lambda: optim.adam(0.1, eps=-1e-8), "adam takes eps, a finite number of 0 or more, got -1e-08"),
+    "clip-zero": (lambda: optim.clip_by_global_norm(0), f"{NORM} 0; leave it out of the chain to pass gradients"),
+    "clip-negative": (lambda: optim.clip_by_global_norm(-1), f"{NORM} -1;"),
+    "clip-nan": (lambda: optim.clip_by_global_norm(NAN), f"{NORM} nan;"),
+    "clip-infinite": (lambda: optim.clip_by_global_norm(INF), f"{NORM} inf;"),
+    "scale": (lambda: optim.scale(NAN), "scale takes a factor, a finite number, got nan"),
+    "warmup-peak": (
+        lambda: optim.linear_warmup("x", 3),
+        "linear_warmup takes peak, a finite number of 0 or more, got 'x'",
+    ),
+    "warmup-steps": (lambda: optim.linear_warmup(0.1, 2.5), "linear_warmup takes steps, an int of 0 or more, got 2.5"),
+    "cosine-peak": (
+        lambda: optim.cosine_decay(-0.1, 3),
+        "cosine_decay takes peak, a finite number of 0 or more, got -0.1",
+    ),
+    "cosine-steps": (lambda: optim.cosine_decay(0.1, -3), "cosine_decay takes steps, an int of 0 or more, got -3"),
+    "cosine-end": (
+        lambda: optim.cosine_decay(0.1, 3, end=-1),
+        "cosine_decay takes end, a finite number of 0 or more, got -1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_a_bad_option_is_told(name):
+    make, text = BAD_OPTIONS[name]
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        make()
+
+
+def test_the_ends_of_the_limits_are_taken():
+    optim.sgd(0, momentum=0, weight_decay=0)
+    optim.adamw(0.0, b1=0, b2=0.0, eps=0, weight_decay=0)
+    optim.linear_warmup(0, 0, optim.cosine_decay(0, np.int64(0), 0))
+
+
+def test_a_rate_may_be_an_array(xp, device):
+    params = {"w": xp.asarray(np.float32([1.0, 2.0]))}
+    optimizer = optim.sgd(xp.asarray(np.float32(0.5)))
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert_close(updates["w"], np.float32([-0.5, -1.0]))
+
+
+def test_numbers_of_numpy_leave_the_dtype_alone(xp):
+    params = [xp.asarray(np.float32([1.0, 2.0]))]
+    optimizer = optim.adamw(np.float64(0.1), eps=np.float64(1e-8), weight_decay=np.float64(0.1))
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates[0].dtype == xp.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: optim.chain(optim.scale(1.0), 3), "got an int at 1"),
+        (lambda: optim.chain(optim.adamw), "got the function adamw at 0: call it"),
+        (lambda: optim.chain([optim.sgd(0.1)]), "got a list at 0: pass its items one by one"),
+    ],
+    ids=["number", "function", "list"],
+)
+def test_chain_takes_transformations(make, text):
+    start = "chain takes optimizers and transformations, such as optim.clip_by_global_norm(1.0), "
+    with pytest.raises(ArrayTypeError, match=re.escape(start + text)):
+        make()
+
+
+def test_warmup_takes_a_schedule_to_go_on_with():
+    text = "linear_warmup takes after, a schedule such as optim.cosine_decay(0.1, 1000), got a float; leave it out"
+    with pytest.raises(ArrayTypeError, match=re.escape(text)):
+        optim.linear_warmup(0.1, 3, 0.1)
+
+
+def test_parameters_without_arrays_are_told():
+    with pytest.raises(GradientError, match="the parameters are a dict without any array; there is nothing to train"):
+        optim.adamw(0.1).init({"w": 3})
+    with pytest.raises(GradientError, match=r"global_norm needs at least one floating array, got \[\]"):
         optim.global_norm([])
 
 
-def test_nesterov_needs_momentum():
-    with pytest.raises(ValueError, match="nesterov=True looks ahead along the momentum"):
-        optim.sgd(0.1, nesterov=True)
+def test_trees_of_other_structure_are_told(xp):
+    x = xp.asarray(np.float32([1.0]))
+    optimizer = optim.adam(0.1)
+    text = r"the parameters have {}, and gradients, updates or an optimizer's state for them {}; .* optimizer\.init"
+    with pytest.raises(GradientError, match=text.format("1 leaf", "2 leaves")):
+        optim.apply_updates([x], [x, x])
+    with pytest.raises(GradientError, match=text.format("2 leaves", "1 leaf")):
+        optimizer.update([x, x], optimizer.init([x]), [x, x])

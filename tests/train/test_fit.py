@@ -7,7 +7,7 @@ import pytest
 
 import xdev
 from xdev import nn, ops, optim
-from xdev.errors import ArrayTypeError, DataError, DeviceMismatchError, NonFiniteLossError
+from xdev.errors import ArrayTypeError, ConfigurationError, DataError, DeviceMismatchError, NonFiniteLossError
 from xdev.testing import assert_close
 
 X = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
@@ -187,9 +187,14 @@ def _poisoned(device):
     return f, {"w": device.xp.ones(2, dtype=device.xp.float32)}, x
 
 
+def uphill():
+    """An optimizer that makes the loss explode after some steps."""
+    return optim.chain(optim.sgd(1e-3), optim.scale(-1.0))
+
+
 def test_nan_is_seen_at_the_next_interval_and_names_the_step(device):
     f, model, x = _poisoned(device)
-    optimizer = optim.sgd(-1e-3)  # uphill, so that it explodes after some steps
+    optimizer = uphill()
     with pytest.raises(NonFiniteLossError) as caught:
         xdev.fit(model, f, x, optimizer=optimizer, epochs=40, log_every=2, device=device)
     error = caught.value
@@ -203,14 +208,30 @@ def test_nan_is_seen_at_the_next_interval_and_names_the_step(device):
 
 def test_nan_can_stop_or_go_on(device):
     f, model, x = _poisoned(device)
-    options = {"optimizer": optim.sgd(-1e-3), "epochs": 40, "log_every": 2, "device": device}
+    options = {"optimizer": uphill(), "epochs": 40, "log_every": 2, "device": device}
     stopped = xdev.fit(model, f, x, on_nonfinite="stop", **options)
     went_on = xdev.fit(model, f, x, on_nonfinite="continue", **options)
     assert np.isfinite(xdev.to_numpy(stopped.model["w"])).all()
     assert stopped.state.step < 40
     assert went_on.state.step == 40
-    with pytest.raises(DataError, match="on_nonfinite must be one of raise, stop, continue; got 'ignore'"):
+    with pytest.raises(ConfigurationError, match="on_nonfinite must be one of raise, stop, continue; got 'ignore'"):
         xdev.fit(model, f, x, on_nonfinite="ignore", **options)
+
+
+def test_a_run_that_goes_on_keeps_no_copies(monkeypatch):
+    copies = []
+    copy = xdev.TrainState.copy
+
+    def counted(state):
+        copies.append(state.step)
+        return copy(state)
+
+    monkeypatch.setattr(xdev.TrainState, "copy", counted)
+    _fit("numpy", epochs=2)
+    assert copies == [0, 3, 6, 6]  # the first state, one after each interval, and the result's model
+    copies.clear()
+    _fit("numpy", epochs=2, on_nonfinite="continue")
+    assert copies == [6]
 
 
 @pytest.mark.parametrize("bad", [3, -1])
@@ -227,9 +248,9 @@ def test_batch_size_over_the_data(device):
 
 
 def test_bad_counts(device):
-    with pytest.raises(DataError, match="epochs must be a positive integer, got 0"):
+    with pytest.raises(ConfigurationError, match="epochs must be a positive integer, got 0"):
         _fit(device, epochs=0)
-    with pytest.raises(DataError, match="log_every must be a positive integer or None, got 0"):
+    with pytest.raises(ConfigurationError, match="log_every must be a positive integer or None, got 0"):
         _fit(device, log_every=0)
 
 

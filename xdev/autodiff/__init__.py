@@ -8,7 +8,7 @@ record themselves), `rules/` (tables: the gradients), `namespace` (all functions
 from __future__ import annotations
 
 from .array import TracedArray
-from .engine import check_loss, lift, stop_gradient, value_and_grad, vjp
+from .engine import lift, stop_gradient, value_and_grad, vjp
 from .namespace import TracedNamespace, traced_namespace
 from .primitive import Primitive
 from .rules import CONSTANT, CREATION, DEFINED, ELEMENTWISE, GENERAL, PLAIN
@@ -17,7 +17,6 @@ __all__ = [
     "Primitive",
     "TracedArray",
     "TracedNamespace",
-    "check_loss",
     "covered_names",
     "differentiable_names",
     "lift",

@@ -8,9 +8,10 @@ from typing import Any
 from .. import tree
 from ..device import namespace
 from ..errors import DataError
+from ..options import need_number
 from ..random import Generator
 from ..transform import stop_gradient
-from ._layers import filled, need_size, place_of
+from ._arguments import filled, need_eps, need_size, no_array, place_of
 from ._module import Module, buffer
 
 __all__ = ["BatchNorm"]
@@ -30,9 +31,9 @@ class BatchNorm(Module):
     device : Device or str, optional
         Where to create the arrays if there is no `rng`; None is `xdev.device()`.
     momentum : float, default: 0.1
-        The share of a new batch in the statistics.
+        The share of a new batch in the statistics, in [0, 1].
     eps : float, default: 1e-5
-        Added to the variance.
+        Added to the variance; 0 or more.
     dtype : dtype or str, optional
         Of the arrays; float32, or what `xdev.precision` says.
 
@@ -42,6 +43,13 @@ class BatchNorm(Module):
         Factors, 1 at first, and summands, 0 at first.
     mean, variance : array of shape (width,)
         The running statistics, buffers: 0 and 1 at first.
+
+    Raises
+    ------
+    ConfigurationError
+        If the width is no positive integer, or an option is no number within its limits.
+    DTypeError
+        If the dtype is no floating one, or the device does not hold it.
 
     Notes
     -----
@@ -83,13 +91,13 @@ class BatchNorm(Module):
         dtype: Any = None,
     ) -> None:
         need_size("BatchNorm", width=width)
-        where = place_of(rng, device)
-        self.weight = filled(where, (width,), 1.0, dtype)
-        self.bias = filled(where, (width,), 0.0, dtype)
-        self.mean = filled(where, (width,), 0.0, dtype)
-        self.variance = filled(where, (width,), 1.0, dtype)
-        self.momentum = momentum
-        self.eps = eps
+        where = place_of("BatchNorm", rng, device)
+        self.weight = filled("BatchNorm", where, (width,), 1.0, dtype)
+        self.bias = filled("BatchNorm", where, (width,), 0.0, dtype)
+        self.mean = filled("BatchNorm", where, (width,), 0.0, dtype)
+        self.variance = filled("BatchNorm", where, (width,), 1.0, dtype)
+        self.momentum = need_number("BatchNorm takes momentum, a number in [0, 1]", momentum, least=0, most=1)
+        self.eps = need_eps("BatchNorm", eps)
 
     def __call__(self, x: Array, /) -> Array:
         """Normalise an array of shape (batch, width, ...) by the running statistics."""
@@ -155,5 +163,9 @@ class BatchNorm(Module):
 
     def _check(self, x: Array) -> None:
         width = self.weight.shape[0]
-        if x.ndim < 2 or x.shape[1] != width:
+        try:
+            fits = x.ndim >= 2 and x.shape[1] == width
+        except AttributeError:
+            raise no_array("BatchNorm", x) from None
+        if not fits:
             raise DataError(f"BatchNorm expects (batch, {width}, ...), got {tuple(x.shape)}")

@@ -8,39 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .. import ops
-from ..device import Device, device
-from ..errors import DataError, a
-from ..namespaces import default_float
+from ..errors import ArrayTypeError, ConfigurationError, DataError, a
 from ..ops._linear import linear_op
+from ..options import need_number
 from ..random import Generator
+from ._arguments import MISSING, check_width, filled, need_eps, need_rng, need_size, no_array, place_of
 from ._module import Module
 
 __all__ = ["MLP", "Dropout", "Embedding", "LayerNorm", "Linear", "RMSNorm", "Sequential"]
 
 Array = Any
-
-
-def _need_rng(layer: str, rng: Any) -> Generator:
-    if not isinstance(rng, Generator):
-        raise TypeError(
-            f"{layer} takes rng=, an xdev.random.Generator such as xdev.random.Generator(0, device), "
-            f"got {a(type(rng).__name__)}"
-        )
-    return rng
-
-
-def need_size(layer: str, **sizes: Any) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{layer} takes {name}, a positive int, got {size!r}")
-
-
-def filled(where: Device, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
-    """Return an array of one value, of float32 or what `xdev.precision` says, unless a dtype is given."""
-    xp = where.xp
-    if dtype is None or isinstance(dtype, str):
-        dtype = getattr(xp, dtype or default_float.get() or "float32")
-    return xp.full(shape, value, dtype=dtype)
 
 
 class Linear(Module):
@@ -64,6 +41,15 @@ class Linear(Module):
     bias : array of shape (n_out,) or None
         Likewise.
 
+    Raises
+    ------
+    ConfigurationError
+        If a size is no positive integer.
+    ArrayTypeError
+        If `rng` is no generator.
+    DTypeError
+        If the dtype is no floating one, or the device does not hold it.
+
     References
     ----------
     Y. LeCun et al., "Efficient backprop" (1998), for initial weights by the number of inputs; the limits are those of
@@ -80,9 +66,11 @@ class Linear(Module):
     weight: Array
     bias: Array
 
-    def __init__(self, n_in: int, n_out: int, *, rng: Generator, bias: bool = True, dtype: Any = None) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, *, rng: Generator = MISSING, bias: bool = True, dtype: Any = None
+    ) -> None:
         need_size("Linear", n_in=n_in, n_out=n_out)
-        rng = _need_rng("Linear", rng)
+        rng = need_rng("Linear", rng)
         bound = 1.0 / math.sqrt(n_in)
         self.weight = rng.uniform((n_in, n_out), low=-bound, high=bound, dtype=dtype)
         self.bias = rng.uniform((n_out,), low=-bound, high=bound, dtype=dtype) if bias else None
@@ -90,7 +78,11 @@ class Linear(Module):
     def __call__(self, x: Array, /) -> Array:
         """Apply the map to an array of shape (..., n_in)."""
         weight, bias = self.weight, self.bias
-        if not x.ndim or x.shape[-1] != weight.shape[0]:
+        try:
+            fits = x.ndim and x.shape[-1] == weight.shape[0]
+        except AttributeError:
+            raise no_array("Linear", x) from None
+        if not fits:
             raise DataError(f"Linear expects (..., {weight.shape[0]}), got {tuple(x.shape)}")
         return linear_op(x, weight) if bias is None else linear_op(x, weight, bias)
 
@@ -114,6 +106,15 @@ class Embedding(Module):
     weight : array of shape (n, width)
         The table.
 
+    Raises
+    ------
+    ConfigurationError
+        If a size is no positive integer.
+    ArrayTypeError
+        If `rng` is no generator.
+    DTypeError
+        If the dtype is no floating one, or the device does not hold it.
+
     Examples
     --------
     >>> import numpy as np, xdev
@@ -124,9 +125,9 @@ class Embedding(Module):
 
     weight: Array
 
-    def __init__(self, n: int, width: int, *, rng: Generator, std: float = 1.0, dtype: Any = None) -> None:
+    def __init__(self, n: int, width: int, *, rng: Generator = MISSING, std: float = 1.0, dtype: Any = None) -> None:
         need_size("Embedding", n=n, width=width)
-        self.weight = _need_rng("Embedding", rng).normal((n, width), std=std, dtype=dtype)
+        self.weight = need_rng("Embedding", rng).normal((n, width), std=std, dtype=dtype)
 
     def __call__(self, indices: Array, /) -> Array:
         """Return the rows that integers name."""
@@ -147,7 +148,7 @@ class LayerNorm(Module):
     bias : bool, default: True
         Whether there are summands.
     eps : float, default: 1e-5
-        Added to the variance.
+        Added to the variance; 0 or more.
     dtype : dtype or str, optional
         Of the arrays; float32, or what `xdev.precision` says.
 
@@ -157,6 +158,13 @@ class LayerNorm(Module):
         1 at first.
     bias : array of shape (width,) or None
         0 at first.
+
+    Raises
+    ------
+    ConfigurationError
+        If the width is no positive integer, or an option is no number within its limits.
+    DTypeError
+        If the dtype is no floating one, or the device does not hold it.
 
     Examples
     --------
@@ -181,14 +189,14 @@ class LayerNorm(Module):
         dtype: Any = None,
     ) -> None:
         need_size("LayerNorm", width=width)
-        where = place_of(rng, device)
-        self.weight = filled(where, (width,), 1.0, dtype)
-        self.bias = filled(where, (width,), 0.0, dtype) if bias else None
-        self.eps = eps
+        where = place_of("LayerNorm", rng, device)
+        self.weight = filled("LayerNorm", where, (width,), 1.0, dtype)
+        self.bias = filled("LayerNorm", where, (width,), 0.0, dtype) if bias else None
+        self.eps = need_eps("LayerNorm", eps)
 
     def __call__(self, x: Array, /) -> Array:
         """Normalise an array of shape (..., width)."""
-        _check_width("LayerNorm", x, self.weight)
+        check_width("LayerNorm", x, self.weight)
         return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
@@ -204,7 +212,7 @@ class RMSNorm(Module):
     device : Device or str, optional
         Where to create the array if there is no `rng`; None is `xdev.device()`.
     eps : float, default: 1e-5
-        Added to the mean square.
+        Added to the mean square; 0 or more.
     dtype : dtype or str, optional
         Of the array; float32, or what `xdev.precision` says.
 
@@ -212,6 +220,13 @@ class RMSNorm(Module):
     ----------
     weight : array of shape (width,)
         1 at first.
+
+    Raises
+    ------
+    ConfigurationError
+        If the width is no positive integer, or an option is no number within its limits.
+    DTypeError
+        If the dtype is no floating one, or the device does not hold it.
 
     Examples
     --------
@@ -234,22 +249,13 @@ class RMSNorm(Module):
         dtype: Any = None,
     ) -> None:
         need_size("RMSNorm", width=width)
-        self.weight = filled(place_of(rng, device), (width,), 1.0, dtype)
-        self.eps = eps
+        self.weight = filled("RMSNorm", place_of("RMSNorm", rng, device), (width,), 1.0, dtype)
+        self.eps = need_eps("RMSNorm", eps)
 
     def __call__(self, x: Array, /) -> Array:
         """Normalise an array of shape (..., width)."""
-        _check_width("RMSNorm", x, self.weight)
+        check_width("RMSNorm", x, self.weight)
         return ops.rms_norm(x, self.weight, eps=self.eps)
-
-
-def place_of(rng: Generator | None, where: Any) -> Device:
-    return rng.device if rng is not None and where is None else device(where)
-
-
-def _check_width(layer: str, x: Array, weight: Array) -> None:
-    if not x.ndim or x.shape[-1] != weight.shape[0]:
-        raise DataError(f"{layer} expects (..., {weight.shape[0]}), got {tuple(x.shape)}")
 
 
 class Dropout(Module):
@@ -259,6 +265,11 @@ class Dropout(Module):
     ----------
     rate : float
         The probability of 0, in [0, 1).
+
+    Raises
+    ------
+    ConfigurationError
+        If the rate is not in [0, 1).
 
     Examples
     --------
@@ -273,9 +284,7 @@ class Dropout(Module):
     rate: float
 
     def __init__(self, rate: float) -> None:
-        if not 0 <= rate < 1:
-            raise ValueError(f"Dropout takes a rate in [0, 1), got {rate}")
-        self.rate = rate
+        self.rate = need_number("Dropout takes a rate in [0, 1)", rate, least=0, below=1)
 
     def __call__(self, x: Array, /, *, rng: Generator | None = None) -> Array:
         """Apply dropout to an array; evaluation passes no generator."""
@@ -295,6 +304,11 @@ class Sequential(Module):
     layers : list
         Them.
 
+    Raises
+    ------
+    ArrayTypeError
+        If there is something in it that cannot be applied.
+
     Examples
     --------
     >>> import numpy as np, xdev
@@ -306,11 +320,21 @@ class Sequential(Module):
 
     layers: list[Callable[..., Any]]
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > 1 and cls.__init__ is Sequential.__init__:  # a habit from torch
+            raise ArrayTypeError(f"Sequential takes one list of layers, got {len(args)} arguments; put them in a list")
+        return super().__new__(cls)
+
     def __init__(self, layers: Iterable[Callable[..., Any]]) -> None:
+        if not hasattr(type(layers), "__iter__"):
+            remedy = "; put it in a list" if callable(layers) else ""
+            raise ArrayTypeError(f"Sequential takes a list of layers, got {a(type(layers).__name__)}{remedy}")
         self.layers = list(layers)
         for position, layer in enumerate(self.layers):
-            if not callable(layer):
-                raise TypeError(f"Sequential takes modules and functions, got {a(type(layer).__name__)} at {position}")
+            if not callable(layer) or isinstance(layer, type):
+                got = f"the class {layer.__name__}" if isinstance(layer, type) else a(type(layer).__name__)
+                remedy = f": call it, {layer.__name__}(...)" if isinstance(layer, type) else ""
+                raise ArrayTypeError(f"Sequential takes modules and functions, got {got} at {position}{remedy}")
 
     def __call__(self, x: Array, /, *, rng: Generator | None = None) -> Array:
         """Apply the layers in turn; `rng` goes to those that draw random numbers."""
@@ -342,6 +366,13 @@ class MLP(Module):
     activation : callable
         Static.
 
+    Raises
+    ------
+    ConfigurationError
+        If there are not two sizes, or one is no positive integer.
+    ArrayTypeError
+        If `rng` is no generator, or the activation cannot be called.
+
     Examples
     --------
     >>> import numpy as np, xdev
@@ -357,15 +388,22 @@ class MLP(Module):
         self,
         sizes: Sequence[int],
         *,
-        rng: Generator,
+        rng: Generator = MISSING,
         activation: Callable[[Any], Any] = ops.relu,
         bias: bool = True,
         dtype: Any = None,
     ) -> None:
+        if isinstance(sizes, str) or not hasattr(type(sizes), "__iter__"):
+            raise ArrayTypeError(f"MLP takes a list of sizes, such as [64, 256, 10], got {sizes!r}")
         sizes = list(sizes)
         if len(sizes) < 2:
-            raise ValueError(f"MLP takes at least two sizes, the input's and the output's, got {sizes}")
-        _need_rng("MLP", rng)
+            raise ConfigurationError(f"MLP takes at least two sizes, the input's and the output's, got {sizes}")
+        need_size("MLP", **{f"sizes[{position}]": size for position, size in enumerate(sizes)})
+        need_rng("MLP", rng)
+        if not callable(activation):
+            raise ArrayTypeError(
+                f"MLP takes activation, a function such as xdev.ops.relu, got {a(type(activation).__name__)}"
+            )
         self.layers = [
             Linear(n_in, n_out, rng=rng, bias=bias, dtype=dtype) for n_in, n_out in itertools.pairwise(sizes)
         ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 from .. import tree
+from ..errors import ArrayTypeError, a
 from ._layout import CHILD, STATIC, Layout, Plan, covered, fits, plan_of
 from ._summary import count, summary
 
@@ -265,7 +266,7 @@ def freeze(module: M, /) -> M:
 
     Raises
     ------
-    TypeError
+    ArrayTypeError
         If there is no module in it.
 
     Examples
@@ -276,8 +277,8 @@ def freeze(module: M, /) -> M:
     [False, False]
     """
     if not any(map(_is_module, tree.leaves(module, is_leaf=_is_module))):
-        raise TypeError(
-            f"freeze takes a module or a tree of modules, got a {type(module).__name__} without any; "
+        raise ArrayTypeError(
+            f"freeze takes a module or a tree of modules, got {a(type(module).__name__)} without any; "
             "an array is kept constant with xdev.stop_gradient"
         )
     return _with_frozen(module, True, deep=False)  # type: ignore[no-any-return]

@@ -6,14 +6,19 @@ is touched; leaves tied within a model stay tied.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .. import tree
 from ..contract import dtype_name
 from ..device import namespace
-from ..differentiation import is_differentiable
+from ..differentiation import is_complex, is_differentiable
+from ..errors import ArrayTypeError, GradientError, a
+from ..options import need_number
 from ..tree_marks import trainable_mask
 
 __all__ = ["Optimizer", "ScalarOrSchedule", "apply_updates", "chain", "map_trainable"]
@@ -30,7 +35,8 @@ class Optimizer:
     init : callable
         `init(params) -> state`.
     update : callable
-        `update(grads, state, params) -> (updates, state)`; `apply_updates` adds the updates.
+        `update(grads, state, params) -> (updates, state)`; `apply_updates` adds the updates. Of complex parameters it
+        takes the conjugates of what `xdev.grad` returns, as optax does; a step gives it those.
     fused : str or None
         The name under which a backend may offer an in-place update that does the same (`Backend.update`).
     hyper : mapping
@@ -48,6 +54,13 @@ def map_trainable(function: Callable[..., Any], params: Any, *rest: Any, other: 
     leaves, treedef = tree.flatten(params)
     mask = trainable_mask(params, treedef)
     columns = [tree.leaves(r) for r in rest]
+    for column in columns:
+        if len(column) != len(leaves):
+            raise GradientError(
+                f"the parameters have {_count(leaves)}, and gradients, updates or an optimizer's state for them "
+                f"{_count(column)}; an optimizer works on trees of one structure: make its state anew with "
+                "optimizer.init(params), and take gradients of these parameters"
+            )
     out = []
     for position, (leaf, allowed) in enumerate(zip(leaves, mask, strict=True)):
         if allowed and is_differentiable(leaf):
@@ -57,6 +70,10 @@ def map_trainable(function: Callable[..., Any], params: Any, *rest: Any, other: 
     return tree.unflatten(treedef, out)
 
 
+def _count(leaves: list[Any]) -> str:
+    return f"{len(leaves)} {'leaf' if len(leaves) == 1 else 'leaves'}"
+
+
 def zeros_like(leaf: Any) -> Any:
     """Return zeros of a leaf's shape and dtype on its device; 0 for what is no array."""
     return namespace(leaf).zeros_like(leaf) if hasattr(leaf, "dtype") else 0
@@ -64,7 +81,10 @@ def zeros_like(leaf: Any) -> Any:
 
 def first_array(params: Any) -> Any:
     """Return the first array of a tree."""
-    return next(leaf for leaf in tree.leaves(params) if hasattr(leaf, "dtype"))
+    for leaf in tree.leaves(params):
+        if hasattr(leaf, "dtype"):
+            return leaf
+    raise GradientError(f"the parameters are {a(type(params).__name__)} without any array; there is nothing to train")
 
 
 def apply_updates(params: Any, updates: Any, /) -> Any:
@@ -81,6 +101,11 @@ def apply_updates(params: Any, updates: Any, /) -> Any:
     -------
     tree
         New parameters in their own dtypes; leaves that are not trained come back as they are, and tied leaves tied.
+
+    Raises
+    ------
+    GradientError
+        If the updates have more leaves than the parameters, or fewer.
 
     Examples
     --------
@@ -116,11 +141,27 @@ def chain(*transforms: Any) -> Optimizer:
     Optimizer
         Its state is the tuple of their states.
 
+    Raises
+    ------
+    ArrayTypeError
+        If one has no `init` and `update`.
+
     Examples
     --------
     >>> from xdev import optim
     >>> optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-3))
     """
+    for position, transform in enumerate(transforms):
+        if not (callable(getattr(transform, "init", None)) and callable(getattr(transform, "update", None))):
+            got, remedy = a(type(transform).__name__), ""
+            if inspect.isfunction(transform):
+                got, remedy = f"the function {transform.__name__}", ": call it"
+            elif isinstance(transform, list | tuple):
+                remedy = ": pass its items one by one"
+            raise ArrayTypeError(
+                "chain takes optimizers and transformations, such as optim.clip_by_global_norm(1.0), got "
+                f"{got} at {position}{remedy}"
+            )
 
     def init(params: Any) -> Any:
         return tuple(transform.init(params) for transform in transforms)
@@ -141,9 +182,30 @@ def counter(params: Any) -> Any:
     return xp.zeros((), dtype=xp.int32)
 
 
+def need_rate(owner: str, learning_rate: Any) -> Any:
+    """Return a learning rate that can be used; schedules and 0-d arrays as they are."""
+    is_array = hasattr(learning_rate, "dtype") and not isinstance(learning_rate, np.generic)
+    if callable(learning_rate) or (is_array and learning_rate.shape == ()):
+        return learning_rate
+    takes = f"{owner} takes learning_rate, a finite number of 0 or more or a schedule"
+    return need_number(takes, learning_rate, least=0)
+
+
 def rate(learning_rate: ScalarOrSchedule, count: Any) -> Any:
     """Return the learning rate of the step numbered `count` from zero."""
     return learning_rate(count) if callable(learning_rate) else learning_rate
+
+
+def real_dtype(xp: Any, dtype: Any) -> Any:
+    """Return the dtype of the real part of numbers of a dtype."""
+    parts = {"complex64": "float32", "complex128": "float64"}.get(dtype_name(dtype))
+    return dtype if parts is None else getattr(xp, parts)
+
+
+def squared(x: Any) -> Any:
+    """Return `|x|²`, which is real."""
+    xp = namespace(x)
+    return xp.real(xp.multiply(x, xp.conj(x))) if is_complex(x) else xp.multiply(x, x)
 
 
 def scaled(x: Any, factor: Any) -> Any:

@@ -6,7 +6,22 @@ import math
 from typing import Any, NamedTuple
 
 from ..device import namespace
-from .base import Optimizer, ScalarOrSchedule, counter, first_array, map_trainable, rate, scaled, zeros_like
+from ..differentiation import is_complex
+from ..errors import ConfigurationError
+from ..options import need_number
+from .base import (
+    Optimizer,
+    ScalarOrSchedule,
+    counter,
+    first_array,
+    map_trainable,
+    need_rate,
+    rate,
+    real_dtype,
+    scaled,
+    squared,
+    zeros_like,
+)
 
 __all__ = ["AdamState", "SgdState", "adam", "adamw", "sgd"]
 
@@ -38,9 +53,9 @@ def sgd(
     Parameters
     ----------
     learning_rate : float or callable
-        A rate, or a schedule: a function of the step's number (int32 array of shape ()).
+        A rate of 0 or more, or a schedule: a function of the step's number (int32 array of shape ()).
     momentum : float, default: 0.0
-        Decay of the velocity; 0 is none.
+        Decay of the velocity, in [0, 1); 0 is none.
     nesterov : bool, default: False
         Whether to look ahead.
     weight_decay : float, default: 0.0
@@ -53,8 +68,8 @@ def sgd(
 
     Raises
     ------
-    ValueError
-        If `nesterov` is asked for without momentum.
+    ConfigurationError
+        If an option is no number within its limits, or `nesterov` is asked for without momentum.
 
     References
     ----------
@@ -70,8 +85,11 @@ def sgd(
     >>> updates["w"]
     array([-0.1, -0.1])
     """
+    learning_rate = need_rate("sgd", learning_rate)
+    momentum = need_number("sgd takes momentum, a number in [0, 1)", momentum, least=0, below=1)
+    weight_decay = need_number("sgd takes weight_decay, a finite number of 0 or more", weight_decay, least=0)
     if nesterov and not momentum:
-        raise ValueError("nesterov=True looks ahead along the momentum; give momentum, such as 0.9")
+        raise ConfigurationError("nesterov=True looks ahead along the momentum; give momentum, such as 0.9")
 
     def init(params: Any) -> SgdState:
         trace = map_trainable(zeros_like, params, other=zeros_like) if momentum else None
@@ -120,9 +138,9 @@ def adam(learning_rate: ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999,
     Parameters
     ----------
     learning_rate : float or callable
-        A rate, or a schedule: a function of the step's number (int32 array of shape ()).
+        A rate of 0 or more, or a schedule: a function of the step's number (int32 array of shape ()).
     b1, b2 : float
-        Decay of the first and the second moment.
+        Decay of the first and the second moment, in [0, 1).
     eps : float, default: 1e-8
         Added to the root of the second moment.
 
@@ -130,6 +148,11 @@ def adam(learning_rate: ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999,
     -------
     Optimizer
         The numbers of `torch.optim.Adam` and `optax.adam`.
+
+    Raises
+    ------
+    ConfigurationError
+        If an option is no number within its limits.
 
     References
     ----------
@@ -145,7 +168,7 @@ def adam(learning_rate: ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999,
     >>> updates[0].round(6)
     array([-0.1, -0.1])
     """
-    return _adam(learning_rate, b1, b2, eps, 0.0)
+    return _adam("adam", learning_rate, b1, b2, eps, 0.0)
 
 
 def adamw(
@@ -161,9 +184,9 @@ def adamw(
     Parameters
     ----------
     learning_rate : float or callable
-        A rate, or a schedule: a function of the step's number (int32 array of shape ()).
+        A rate of 0 or more, or a schedule: a function of the step's number (int32 array of shape ()).
     b1, b2 : float
-        Decay of the first and the second moment.
+        Decay of the first and the second moment, in [0, 1).
     eps : float, default: 1e-8
         Added to the root of the second moment.
     weight_decay : float, default: 0.01
@@ -173,6 +196,11 @@ def adamw(
     -------
     Optimizer
         The numbers of `torch.optim.AdamW` and `optax.adamw`.
+
+    Raises
+    ------
+    ConfigurationError
+        If an option is no number within its limits.
 
     References
     ----------
@@ -188,7 +216,7 @@ def adamw(
     >>> updates[0].round(6)
     array([-0.1, -0.1])
     """
-    return _adam(learning_rate, b1, b2, eps, weight_decay)
+    return _adam("adamw", learning_rate, b1, b2, eps, weight_decay)
 
 
 def _unbias(decay: float, power: Any) -> Any:
@@ -199,12 +227,20 @@ def _unbias(decay: float, power: Any) -> Any:
     return xp.divide(xp.full_like(power, -1.0), xp.expm1(power * math.log(decay)))
 
 
-def _adam(learning_rate: ScalarOrSchedule, b1: float, b2: float, eps: float, weight_decay: float) -> Optimizer:
+def _adam(
+    name: str, learning_rate: ScalarOrSchedule, b1: float, b2: float, eps: float, weight_decay: float
+) -> Optimizer:
+    learning_rate = need_rate(name, learning_rate)
+    b1 = need_number(f"{name} takes b1, a number in [0, 1)", b1, least=0, below=1)
+    b2 = need_number(f"{name} takes b2, a number in [0, 1)", b2, least=0, below=1)
+    eps = need_number(f"{name} takes eps, a finite number of 0 or more", eps, least=0)
+    weight_decay = need_number(f"{name} takes weight_decay, a finite number of 0 or more", weight_decay, least=0)
+
     def init(params: Any) -> AdamState:
         return AdamState(
             counter(params),
             map_trainable(zeros_like, params, other=zeros_like),
-            map_trainable(zeros_like, params, other=zeros_like),
+            map_trainable(lambda p: zeros_like(namespace(p).real(p) if is_complex(p) else p), params, other=zeros_like),
         )
 
     def update(grads: Any, state: AdamState, params: Any) -> tuple[Any, AdamState]:
@@ -215,11 +251,12 @@ def _adam(learning_rate: ScalarOrSchedule, b1: float, b2: float, eps: float, wei
             other=zeros_like,
         )  # fmt: skip
         nu = map_trainable(
-            lambda p, g, v: namespace(p).add(scaled(v, b2), scaled(g * g, 1 - b2)), params, grads, state.nu,
+            lambda p, g, v: namespace(p).add(scaled(v, b2), scaled(squared(g), 1 - b2)), params, grads, state.nu,
             other=zeros_like,
         )  # fmt: skip
 
-        power = namespace(count).astype(count, first_array(params).dtype)
+        xp = namespace(count)
+        power = xp.astype(count, real_dtype(xp, first_array(params).dtype))
         first, second = _unbias(b1, power), _unbias(b2, power)
 
         def direction(p: Any, m: Any, v: Any) -> Any:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import tree
-from ..contract import dtype_name
 from ..device import namespace
-from .base import Optimizer, map_trainable, scaled, zeros_like
+from ..differentiation import is_differentiable
+from ..errors import ArrayTypeError, GradientError, a
+from ..options import need_integer, need_number, shown
+from .base import Optimizer, map_trainable, scaled, squared, zeros_like
 
 __all__ = ["clip_by_global_norm", "cosine_decay", "global_norm", "linear_warmup", "scale"]
 
@@ -20,7 +22,7 @@ def global_norm(grads: Any, /) -> Any:
     Parameters
     ----------
     grads : tree of arrays
-        Floating; an array that stands twice counts once.
+        Floating or complex; an array that stands twice counts once.
 
     Returns
     -------
@@ -29,7 +31,7 @@ def global_norm(grads: Any, /) -> Any:
 
     Raises
     ------
-    ValueError
+    GradientError
         If there is no floating array.
 
     Examples
@@ -41,12 +43,12 @@ def global_norm(grads: Any, /) -> Any:
     """
     total = None
     for leaf in tree.unique(tree.leaves(grads))[0]:
-        if not hasattr(leaf, "dtype") or "float" not in dtype_name(leaf.dtype):
+        if not is_differentiable(leaf):
             continue
-        square = namespace(leaf).sum(leaf * leaf)
+        square = namespace(leaf).sum(squared(leaf))
         total = square if total is None else total + square
     if total is None:
-        raise ValueError("global_norm needs at least one floating array")
+        raise GradientError(f"global_norm needs at least one floating array, got {shown(grads)}")
     return namespace(total).sqrt(total)
 
 
@@ -56,12 +58,17 @@ def clip_by_global_norm(max_norm: float, /) -> Optimizer:
     Parameters
     ----------
     max_norm : float
-        The largest norm that passes unchanged.
+        The largest norm that passes unchanged; above 0.
 
     Returns
     -------
     Optimizer
         A transformation without state.
+
+    Raises
+    ------
+    ConfigurationError
+        If the norm is no finite number above 0.
 
     References
     ----------
@@ -76,6 +83,10 @@ def clip_by_global_norm(max_norm: float, /) -> Optimizer:
     >>> clip.update(grads, clip.init(grads), grads)[0][0].round(6)
     array([0.6, 0.8])
     """
+    remedy = "; leave it out of the chain to pass gradients as they are"
+    max_norm = need_number(
+        "clip_by_global_norm takes max_norm, a finite number above 0", max_norm, above=0, remedy=remedy
+    )
 
     def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         norm = global_norm(grads)
@@ -92,12 +103,17 @@ def scale(factor: float, /) -> Optimizer:
     Parameters
     ----------
     factor : float
-        The constant.
+        The constant; below 0 it turns the direction around.
 
     Returns
     -------
     Optimizer
         A transformation without state.
+
+    Raises
+    ------
+    ConfigurationError
+        If the factor is no finite number.
 
     Examples
     --------
@@ -107,6 +123,7 @@ def scale(factor: float, /) -> Optimizer:
     >>> half.update([np.ones(1)], (), [np.ones(1)])[0]
     [array([0.5])]
     """
+    factor = need_number("scale takes a factor, a finite number", factor)
 
     def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return map_trainable(lambda p, g: scaled(g, factor), params, grads, other=zeros_like), state
@@ -136,6 +153,13 @@ def linear_warmup(peak: float, steps: int, after: Callable[[Any], Any] | None = 
     callable
         Takes the step's number, returns the rate.
 
+    Raises
+    ------
+    ConfigurationError
+        If the peak is no finite number of 0 or more, or the steps are no such integer.
+    ArrayTypeError
+        If `after` cannot be called.
+
     Examples
     --------
     >>> import numpy as np
@@ -143,6 +167,13 @@ def linear_warmup(peak: float, steps: int, after: Callable[[Any], Any] | None = 
     >>> float(optim.linear_warmup(1.0, 10)(np.asarray(5)))
     0.5
     """
+    peak = need_number("linear_warmup takes peak, a finite number of 0 or more", peak, least=0)
+    need_integer("linear_warmup takes steps, an int of 0 or more", steps, least=0)
+    if after is not None and not callable(after):
+        raise ArrayTypeError(
+            f"linear_warmup takes after, a schedule such as optim.cosine_decay({peak}, 1000), got "
+            f"{a(type(after).__name__)}; leave it out to stay at {peak}"
+        )
 
     def schedule(count: Any) -> Any:
         xp = namespace(count)
@@ -170,6 +201,11 @@ def cosine_decay(peak: float, steps: int, end: float = 0.0) -> Callable[[Any], A
     callable
         Takes the step's number, returns the rate.
 
+    Raises
+    ------
+    ConfigurationError
+        If a rate is no finite number of 0 or more, or the steps are no such integer.
+
     References
     ----------
     Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5 without restarts.
@@ -181,6 +217,9 @@ def cosine_decay(peak: float, steps: int, end: float = 0.0) -> Callable[[Any], A
     >>> float(optim.cosine_decay(1.0, 10)(np.asarray(10)))
     0.0
     """
+    peak = need_number("cosine_decay takes peak, a finite number of 0 or more", peak, least=0)
+    need_integer("cosine_decay takes steps, an int of 0 or more", steps, least=0)
+    end = need_number("cosine_decay takes end, a finite number of 0 or more", end, least=0)
 
     def schedule(count: Any) -> Any:
         xp = namespace(count)

@@ -13,9 +13,10 @@ from ..device import Device, common_device, native_of
 from ..device import device as find_device
 from ..errors import ArrayTypeError, DataError, a
 from ..transform import jit
-from .step import parts, takes_rng
+from .arguments import check_batch_size, check_evaluated, check_metrics, check_names
+from .step import parts
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "in_batches", "predict"]
 
 
 def evaluate(
@@ -28,9 +29,10 @@ def evaluate(
     model : tree
         What `loss` takes first.
     loss : callable
-        `loss(model, batch)`, as in `fit`; a batch mean.
+        `loss(model, batch)`, as in `fit`; a batch mean. One that draws random numbers in training has `rng=None` as
+        its third parameter, and gets none here.
     data : tree of arrays or Loader
-        Arrays with equal leading axes.
+        Arrays with equal leading axes. A Loader's batches are of its own size.
     batch_size : int, optional
         Rows of a batch; None is all of them.
     device : str or Device, optional
@@ -44,7 +46,12 @@ def evaluate(
     Raises
     ------
     DataError
-        If the data cannot be cut into batches, or the loss wants a generator.
+        If the data cannot be cut into batches, a batch size is given with a Loader, or the loss wants a generator.
+    GradientError
+        If the loss cannot be called with a model and a batch, or returns what is no single number, or metrics of
+        other names for each batch.
+    ArrayTypeError
+        If the loss cannot be called.
 
     Examples
     --------
@@ -52,21 +59,33 @@ def evaluate(
     >>> xdev.evaluate({"w": np.ones(())}, lambda m, b: (m["w"] * b).mean(), np.arange(4.0), batch_size=3)
     {'loss': 1.5}
     """
-    if takes_rng(loss):
-        raise DataError("evaluate takes loss(model, batch); this one wants a generator as well: leave randomness out")
+    check_evaluated("evaluate", loss)
+    check_batch_size(data, batch_size, "evaluate")
     where = _place(model, device)
     with where.scope(), where.backend.precision(float_dtype(model) or "float32"):
         model = _moved(model, where)
         totals: dict[str, float] = {}
         rows = 0
-        for batch in _loader(data, batch_size, where, model):
+        for number, batch in enumerate(in_batches(data, batch_size, where, model)):
             value, metrics, _ = parts(_call(loss, model, batch))
+            metrics = {"loss": value, **metrics}
+            if number == 0:
+                check_metrics(metrics)
+                totals = dict.fromkeys(metrics, 0.0)
+            check_names(totals.keys(), metrics, f"batch {number + 1}")
             count = tree.leaves(batch)[0].shape[0]
-            pulled = transfer.to_numpy({"loss": value, **metrics})
-            for name, number in pulled.items():
-                totals[name] = totals.get(name, 0.0) + float(number) * count
+            for name, x in _numbers(metrics).items():
+                totals[name] += x * count
             rows += count
     return {name: total / rows for name, total in totals.items()}
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    try:
+        return {name: float(x) for name, x in transfer.to_numpy(metrics).items()}
+    except Exception:
+        check_metrics(metrics)
+        raise
 
 
 def predict(model: Any, x: Any, *, batch_size: int | None = None, device: Any = None) -> Any:
@@ -77,7 +96,7 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, device: Any = 
     model : callable
         `model(batch)` returns an array or a tree of arrays with the batch's leading axis.
     x : tree of arrays or Loader
-        The inputs, with equal leading axes.
+        The inputs, with equal leading axes. A Loader's batches are of its own size.
     batch_size : int, optional
         Rows of a batch; None is all of them.
     device : str or Device, optional
@@ -93,7 +112,8 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, device: Any = 
     ArrayTypeError
         If the model cannot be called.
     DataError
-        If the data cannot be cut into batches.
+        If the data cannot be cut into batches, a batch size is given with a Loader, or the results have not the
+        batch's leading axis.
 
     Examples
     --------
@@ -106,11 +126,26 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, device: Any = 
             f"predict calls model(batch), and {a(type(model).__name__)} cannot be called; pass a module, or a function "
             "such as lambda x: forward(params, x)"
         )
+    check_batch_size(x, batch_size, "predict")
     where = _place(model, device)
+    chunks = []
     with where.scope(), where.backend.precision(float_dtype(model) or "float32"):
         model = _moved(model, where)
-        chunks = [transfer.to_numpy(_call(_apply, model, batch)) for batch in _loader(x, batch_size, where, model)]
+        for batch in in_batches(x, batch_size, where, model):
+            chunks.append(transfer.to_numpy(_call(_apply, model, batch)))
+            _check_rows(chunks[-1], tree.leaves(batch)[0].shape[0])
     return tree.map(lambda *parts_: np.concatenate(parts_), *chunks)
+
+
+def _check_rows(results: Any, rows: int) -> None:
+    """Refuse results that cannot be joined to those of other batches."""
+    for leaf in tree.leaves(results):
+        shape = np.shape(leaf)
+        if shape[:1] != (rows,):
+            raise DataError(
+                f"the model returned an array of shape {shape} for a batch of {rows} rows; predict joins results along "
+                "the leading axis, which must be the batch's: return a result for each row"
+            )
 
 
 def _apply(model: Any, batch: Any) -> Any:
@@ -137,10 +172,13 @@ def _place(model: Any, device: Any) -> Device:
     return find_device(None)
 
 
-def _loader(data: Any, batch_size: int | None, device: Device, model: Any) -> Any:
+def in_batches(data: Any, batch_size: int | None, device: Device, model: Any) -> Loader:
+    """Return a loader of data in the model's dtype; one that comes as it is."""
     if isinstance(data, Loader):
         return data
     whole = Loader(data, device=device, dtype=float_dtype(model))
-    if batch_size is not None:  # data that is smaller than a batch is one smaller batch here
-        whole = Loader(data, batch_size=min(batch_size, whole.length), device=device, dtype=float_dtype(model))
-    return whole
+    if batch_size is None:
+        return whole
+    if isinstance(batch_size, int):  # data that is smaller than a batch is one smaller batch here
+        batch_size = min(batch_size, whole.length)
+    return Loader(data, batch_size=batch_size, device=device, dtype=float_dtype(model))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +18,25 @@ from ..data.batches import Batches, is_iterable_of_batches
 from ..data.convert import float_dtype
 from ..device import Device, common_device, namespace, synchronize
 from ..device import device as find_device
-from ..errors import DataError, NonFiniteLossError, a
-from .evaluation import evaluate
+from ..errors import DataError, DTypeError, NonFiniteLossError, a
+from .arguments import (
+    RESERVED,
+    OnNonFinite,
+    callback_list,
+    check_batch_size,
+    check_evaluated,
+    check_metrics,
+    check_names,
+    check_options,
+)
+from .evaluation import evaluate, in_batches
 from .result import Callback, FitResult, Timing
+from .signature import check_loss
 from .state import TrainState
 from .step import Step, make_step
 
 __all__ = ["fit"]
 
-OnNonFinite = Literal["raise", "stop", "continue"]
 RESIDENT_SHARE = 0.25
 """Data that takes at most this share of a device's free memory is moved there once; more is moved batch by batch."""
 
@@ -58,7 +68,7 @@ def fit(
     data : tree of arrays, or iterable of batches
         Arrays with equal leading axes, such as `(x, y)`, an `xdev.data.Loader`, or any other iterable of batches
         that is no tree, such as a framework's own loader; its batches are moved to the device. Floating data is
-        cast to the model's dtype.
+        cast to the model's dtype. A Loader and other iterables bring batches of their own size, in their own order.
     optimizer : Optimizer
         From `xdev.optim`; on JAX optax's work too.
     epochs : int, default: 1
@@ -66,13 +76,15 @@ def fit(
     device : str or Device, optional
         Where to train; None is where the model is.
     batch_size : int, optional
-        Rows of a batch; None is all of them.
+        Rows of a batch, of `data` and of `validation`; None is all of them.
     shuffle : bool, default: True
-        Whether each epoch has an order of its own, the same on every backend.
+        Whether each epoch has an order of its own, the same on every backend; that of a Loader or other iterable
+        stays as it is.
     seed : int, default: 0
         Seed of the order and of the keys that the loss gets.
-    validation : tree of arrays, optional
-        Evaluated after each log interval with the same loss.
+    validation : tree of arrays or Loader, optional
+        Evaluated after each log interval with the same loss, which gets no generator; in batches of the size of
+        those of `data`, or a Loader's own.
     callbacks : sequence of callable, default: ()
         Called with `(record, state)` after each log interval; one that returns True ends training.
     log_every : int, optional
@@ -92,7 +104,14 @@ def fit(
     NonFiniteLossError
         If a loss is not finite: names the step; its `result` holds the model of the last finite interval.
     DataError
-        If the data cannot be cut into such batches.
+        If the data cannot be cut into such batches, or a batch size is given with a Loader or other iterable.
+    ConfigurationError
+        If another option has a value that nothing can be done with.
+    ArrayTypeError
+        If the loss or a callback cannot be called.
+    GradientError
+        If the loss cannot be called with a model and a batch, is no real scalar, or has metrics that are no single
+        numbers or have other names in each step.
     DeviceMismatchError
         If the loss mixes in arrays from another device.
 
@@ -108,7 +127,12 @@ def fit(
     >>> round(float(result.model["w"]), 3)
     3.0
     """
-    _check_options(epochs, log_every, on_nonfinite)
+    check_options(epochs=epochs, log_every=log_every, on_nonfinite=on_nonfinite, seed=seed, shuffle=shuffle)
+    callbacks = callback_list(callbacks)
+    check_loss(loss)
+    check_batch_size(data, batch_size, "fit")
+    if validation is not None:
+        check_evaluated("validation", loss)
     timing = Timing()
     with ledger.track_transfers(implicit=False) as transfers:  # a hook would slow the loop down
         clock = _Clock()
@@ -118,13 +142,16 @@ def fit(
             # 1 and 2: the parameters are made on their device already where `rng` was there; move what is not.
             moved = transfer.to_device(model, where)
             loader, notes = _load(data, where, batch_size, shuffle, seed, float_name, epochs)
+            if validation is not None:
+                size = data.batch_size if isinstance(data, Loader) else batch_size
+                validation = _load_validation(validation, size, where, moved)
             synchronize(moved)
             timing.move = clock.lap()
             step = make_step(loss, optimizer)
             state = TrainState.create(moved, optimizer, seed=seed)
             synchronize((state.params, state.opt_state))
             timing.initialise = clock.lap()
-            run = _Run(state, step, timing, callbacks, validation, loss, batch_size, on_nonfinite)
+            run = _Run(state, step, timing, callbacks, validation, loss, on_nonfinite)
             try:
                 with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told as NonFiniteLossError
                     run.train(loader, epochs, log_every)
@@ -155,9 +182,8 @@ class _Run:
         step: Step,
         timing: Timing,
         callbacks: Sequence[Callback],
-        validation: Any,
+        validation: Loader | None,
         loss: Any,
-        batch_size: int | None,
         on_nonfinite: OnNonFinite,
     ) -> None:
         self.state = state
@@ -168,9 +194,9 @@ class _Run:
         self._callbacks = callbacks
         self._validation = validation
         self._loss = loss
-        self._batch_size = batch_size
         self._on_nonfinite = on_nonfinite
-        self._kept = state.copy()
+        self._kept = self._copy_to_keep()
+        self._names: dict[str, None] = {}
         self._window: list[dict[str, Any]] = []
         self._shapes: set[Any] = set()
         self._stopped = False
@@ -208,38 +234,45 @@ class _Run:
             synchronize((self.state.params, metrics["loss"]))
             self._timing.first_steps += clock.lap()
             self._timing.first_step_count += 1
+            check_metrics(metrics, RESERVED)
+            self._names = self._names or dict.fromkeys(metrics)
         self._timing.steps += 1
         return metrics
 
     def _end_interval(self, epoch: int, clock: _Clock, loader: Any) -> None:
         synchronize(self._window[-1]["loss"])
         self._timing.train += clock.lap()
-        columns = _pull(self._window)
         first = self.state.step - len(self._window) + 1
+        for number, metrics in enumerate(self._window):
+            check_names(self._names.keys(), metrics, f"step {first + number}")
+        columns = _pull(self._window)
         self._window = []
         self.losses += columns["loss"]
         record: dict[str, Any] = {"epoch": epoch + 1, "step": self.state.step}
         record |= {name: math.fsum(values) / len(values) for name, values in columns.items()}
         bad = next((i for i, value in enumerate(columns["loss"]) if not math.isfinite(value)), None)
         if self._validation is not None and bad is None:
-            scores = evaluate(self.state.model, self._loss, self._validation, batch_size=self._batch_size)
+            scores = evaluate(self.state.model, self._loss, self._validation)
             record |= {f"val_{name}": value for name, value in scores.items()}
         self.history.append(record)
         self._timing.bring_back += clock.lap()
-        if bad is not None and self._on_nonfinite != "continue":
-            self._refuse(first + bad, columns["loss"][bad], loader)
+        if bad is not None and self._kept is not None:
+            self._refuse(self._kept, first + bad, columns["loss"][bad], loader)
             return
-        if bad is None and self._on_nonfinite != "continue":
-            self._kept = self.state.copy()
+        self._kept = self._copy_to_keep()
         for callback in self._callbacks:
             if callback(record, self.state) is True:
                 self._stopped = True
         clock.lap()
 
-    def _refuse(self, step: int, value: float, loader: Any) -> None:
+    def _copy_to_keep(self) -> TrainState | None:
+        """Return a copy to go back to; None where the run goes on whatever the loss."""
+        return None if self._on_nonfinite == "continue" else self.state.copy()
+
+    def _refuse(self, kept: TrainState, step: int, value: float, loader: Any) -> None:
         """Go back to the last finite interval, and raise or stop."""
         done = self.state.step
-        self.state = self._kept
+        self.state = kept
         self._stopped = True
         if self._on_nonfinite == "stop":
             return
@@ -270,12 +303,19 @@ def _pull(window: list[dict[str, Any]]) -> dict[str, list[float]]:
     columns = {}
     for name in window[0]:
         values = [metrics[name] for metrics in window]
-        if hasattr(values[0], "dtype"):
-            stacked = namespace(values[0]).stack(values)
-            columns[name] = [float(v) for v in transfer.to_numpy(stacked)]
-        else:
-            columns[name] = [float(v) for v in values]
+        try:
+            columns[name] = _floats(values)
+        except Exception:
+            for value in values:
+                check_metrics({name: value})
+            raise
     return columns
+
+
+def _floats(values: list[Any]) -> list[float]:
+    if all(hasattr(v, "dtype") for v in values):
+        return [float(v) for v in transfer.to_numpy(namespace(values[0]).stack(values))]
+    return [float(transfer.item(v)) if hasattr(v, "dtype") else float(v) for v in values]
 
 
 def _load(
@@ -285,6 +325,11 @@ def _load(
     if isinstance(data, Loader):
         return data, data.notes
     if is_iterable_of_batches(data):
+        if batch_size is not None:
+            raise DataError(
+                f"data is {a(type(data).__name__)}, which yields batches of its own size, but batch_size="
+                f"{batch_size!r}: leave batch_size out; validation=xdev.data.Loader(...) has one of its own"
+            )
         if iter(data) is data and epochs > 1:
             raise DataError(
                 f"data is {a(type(data).__name__)}, which can be walked through once, but epochs={epochs}; give "
@@ -297,10 +342,9 @@ def _load(
     return loader, loader.notes
 
 
-def _check_options(epochs: int, log_every: int | None, on_nonfinite: str) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise DataError(f"epochs must be a positive integer, got {epochs!r}")
-    if log_every is not None and (not isinstance(log_every, int) or log_every < 1):
-        raise DataError(f"log_every must be a positive integer or None, got {log_every!r}")
-    if on_nonfinite not in get_args(OnNonFinite):
-        raise DataError(f"on_nonfinite must be one of {', '.join(get_args(OnNonFinite))}; got {on_nonfinite!r}")
+def _load_validation(data: Any, batch_size: int | None, device: Device, model: Any) -> Loader:
+    """Return a loader; what is wrong with the data is told before training, not after its first interval."""
+    try:
+        return in_batches(data, batch_size, device, model)
+    except (DataError, DTypeError) as error:
+        raise type(error)(f"in validation, {error}") from error

@@ -14,9 +14,10 @@ from ..errors import ArrayTypeError, GradientError, TrainingError, a
 from ..explanation import explained
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
+from .signature import check_loss, takes_rng
 from .state import ModelSpec, TrainState
 
-__all__ = ["Step", "make_step", "parts", "takes_rng"]
+__all__ = ["Step", "make_step", "parts"]
 
 Rebuild = Callable[[list[Array]], Any]
 
@@ -41,10 +42,12 @@ def make_step(loss: Callable[..., Any], optimizer: Any) -> Step:
 
     Raises
     ------
+    ArrayTypeError
+        If the loss is no function, or the optimizer is none.
     StaleStateError
         When called with a state that a step has consumed.
     GradientError
-        When called: if the loss is not a real floating scalar.
+        If the loss cannot be called with a model and a batch; when called, if it is not a real floating scalar.
     DeviceMismatchError
         When called: if the batch is not where the state is.
 
@@ -72,6 +75,7 @@ class Step:
     """
 
     def __init__(self, loss: Callable[..., Any], optimizer: Any) -> None:
+        check_loss(loss)
         for method in ("init", "update"):
             if not callable(getattr(optimizer, method, None)):
                 called = " It is a function: call it." if inspect.isfunction(optimizer) else ""
@@ -236,18 +240,6 @@ def parts(out: Any) -> tuple[Any, dict[str, Any], Any]:
     if "loss" in out[1]:
         raise GradientError("metrics may not be named 'loss': that is the loss itself; rename it")
     return out[0], out[1], out[2] if len(out) == 3 else None
-
-
-def takes_rng(loss: Callable[..., Any]) -> bool:
-    """Return whether a loss wants a generator: it has a third positional parameter without a default."""
-    try:
-        parameters = list(inspect.signature(loss).parameters.values())
-    except (TypeError, ValueError):
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(positional) >= 3:
-        return positional[2].default is inspect.Parameter.empty or positional[2].name == "rng"
-    return False
 
 
 def _check_batch(state: TrainState, batch: Any) -> None:
