@@ -6,7 +6,7 @@ import math
 import operator
 from typing import Any
 
-from xdev.errors import RandomError
+from ..errors import RandomError
 
 __all__ = ["Shape", "count", "integer", "number", "size_of"]
 

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from xdev.device import Device, host, namespace
-from xdev.device import device as find_device
-from xdev.errors import RandomError
-
+from ..device import Device, host, namespace
+from ..device import device as find_device
+from ..errors import RandomError
 from . import distributions
 from .arguments import Shape, integer, size_of
 from .threefry import SEGMENT, Key, signed

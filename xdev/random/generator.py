@@ -12,11 +12,10 @@ from typing import Any
 import ml_dtypes  # noqa: F401  makes bfloat16 a NumPy dtype by name
 import numpy as np
 
-from xdev.contract import dtype_name
-from xdev.device import namespace
-from xdev.errors import DTypeError, RandomError
-from xdev.namespaces import default_float
-
+from ..contract import dtype_name
+from ..device import namespace
+from ..errors import DTypeError, RandomError
+from ..namespaces import default_float
 from . import distributions
 from .arguments import Shape, count, integer, number, size_of
 from .distributions import PRECISION

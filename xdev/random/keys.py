@@ -14,11 +14,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from xdev import tree
-from xdev.device import Device, namespace, native_of
-from xdev.device import device as find_device
-from xdev.errors import RandomError
-
+from .. import tree
+from ..device import Device, namespace, native_of
+from ..device import device as find_device
+from ..errors import RandomError
 from . import threefry
 from .arguments import count, integer
 

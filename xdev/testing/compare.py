@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from xdev import tree
-from xdev.contract import Backend, dtype_name
-from xdev.device import device_of_array, native_of
+from .. import tree
+from ..contract import Backend, dtype_name
+from ..device import device_of_array, native_of
 
 __all__ = ["TOLERANCES", "assert_close", "assert_equal"]
 

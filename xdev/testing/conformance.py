@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from xdev import registry
-from xdev.contract import Backend, DeviceInfo, dtype_name
-from xdev.device import ACCELERATORS, Device, device, from_handle
-from xdev.errors import BackendError, CopyRequiredError
+from .. import registry
+from ..contract import Backend, DeviceInfo, dtype_name
+from ..device import ACCELERATORS, Device, device, from_handle
+from ..errors import BackendError, CopyRequiredError
 
 __all__ = ["CHECKS", "CheckResult", "check_backend"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from xdev import tree
-from xdev.contract import Backend, dtype_name
-from xdev.device import device_of_array, native_of
-from xdev.errors import GradientError
-from xdev.transform import value_and_grad
+from .. import tree
+from ..contract import Backend, dtype_name
+from ..device import device_of_array, native_of
+from ..errors import GradientError
+from ..transform import value_and_grad
 
 __all__ = ["check_gradients"]
 

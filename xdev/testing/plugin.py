@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from xdev.contract import Backend
-    from xdev.device import Device
-    from xdev.namespaces import BoundNamespace
+    from ..contract import Backend
+    from ..device import Device
+    from ..namespaces import BoundNamespace
 
 ENVIRONMENT = "XDEV_TEST_BACKENDS"
 MARKER = "xdev_backends"
@@ -89,8 +89,8 @@ def choices(config: pytest.Config) -> list[Choice]:
 
 
 def _resolve(asked: str) -> list[Choice]:
-    from xdev import registry
-    from xdev.errors import XdevError
+    from .. import registry
+    from ..errors import XdevError
 
     found: list[Choice] = []
     for word in dict.fromkeys(part.strip() for part in asked.split(",") if part.strip()):
@@ -118,8 +118,8 @@ def _device(word: str) -> Device:
 
     Code that forgets to say where it creates an array then fails, on a machine without accelerators too.
     """
-    from xdev import registry
-    from xdev.device import ACCELERATORS, device, from_handle
+    from .. import registry
+    from ..device import ACCELERATORS, device, from_handle
 
     if not registry.is_known(word):  # a device, such as torch:cuda:1 or gpu, or nothing known
         return device(word)
