@@ -100,6 +100,14 @@ def test_good_names(spec, name, register, only):
         ("NumPy", r"did you mean 'numpy'\?"),
         ("cudda:1", r"did you mean 'cuda:1'\?"),
         (" cuda", r"did you mean 'cuda'\?"),
+        ("none", r"'none' begins with 'none'.*; the default is xdev.device\(\), without a name. Backends: numpy"),
+        ("auto", r"the default is xdev.device\(\), without a name"),
+        ("cuda:x", r"'cuda:x' is not a device; did you mean 'cuda'\? Write backend\[:kind\[:index\]\] or kind"),
+        ("acme::1", r"'acme::1' is not a device; did you mean 'acme'\? Write backend"),
+        (
+            "acme:cuda:99",
+            r"'acme:cuda:99' is no device of this machine; did you mean 'acme:cuda:.'\? acme has acme:cuda:0",
+        ),
         ("qqqq", r"'qqqq' begins with 'qqqq', neither a backend nor a kind of device\. Backends"),
         ("qqqq:cuda:1", r"begins with 'qqqq'"),
         ("shadow", r"begins with 'shadow'"),
@@ -132,10 +140,22 @@ def test_bad_names(spec, text, register, only):
         xdev.device(spec)
 
 
-@pytest.mark.parametrize("spec", [0, 3.5, object(), b"numpy", ["numpy"]])
+@pytest.mark.parametrize("spec", [0, True, 3.5, object(), b"numpy", ["numpy"], np.dtype("f4")])
 def test_what_is_no_device(spec):
-    with pytest.raises(xdev.DeviceError, match="is not a device of this machine; give a name such as 'torch:cuda:0'"):
+    text = (
+        f"{spec!r} is not a device of this machine; give a name such as 'torch:cuda:0', an xdev.Device, or a device of "
+        "a framework that is imported; `xdev devices` lists what there is"
+    )
+    with pytest.raises(xdev.DeviceError) as caught:
         xdev.device(spec)
+    assert str(caught.value) == text
+
+
+def test_devices_of_frameworks():
+    torch = pytest.importorskip("torch")
+    assert xdev.device(torch.device("cpu")) == "torch:cpu:0"
+    with pytest.raises(xdev.DeviceError, match=r"device\(type='hpu'\) is not a device of this machine; give a name"):
+        xdev.device(torch.device("hpu"))
 
 
 def test_unusable_backends_are_named_when_a_kind_is_not_found(register, only):

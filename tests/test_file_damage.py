@@ -2,8 +2,10 @@
 
 import collections
 import json
+import os
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,10 +81,56 @@ def test_strangers_are_named(path, content, text):
 
 
 def test_missing_files_and_folders(tmp_path):
-    with pytest.raises(xdev.FileError, match=r"there is no file .*nothing"):
+    with pytest.raises(xdev.FileError) as caught:
         xdev.load(tmp_path / "nothing")
-    with pytest.raises(xdev.FileError):
+    assert str(caught.value) == f"there is no file {tmp_path / 'nothing'}"
+    xdev.save(tmp_path / "model.safetensors", 1)
+    with pytest.raises(xdev.FileError) as caught:
+        xdev.load(tmp_path / "modle.safetensors")
+    assert str(caught.value) == (
+        f"there is no file {tmp_path / 'modle.safetensors'}; did you mean {tmp_path / 'model.safetensors'}?"
+    )
+    with pytest.raises(xdev.FileError) as caught:
+        xdev.load(tmp_path / "no" / "file")
+    assert str(caught.value) == f"there is no file {tmp_path / 'no' / 'file'}, and no folder {tmp_path / 'no'}"
+    with pytest.raises(xdev.FileError) as caught:
         xdev.load(tmp_path)
+    assert str(caught.value) == f"{tmp_path} is a folder; give the name of a file in it"
+
+
+def test_where_nothing_can_be_saved(tmp_path):
+    for path in (str(tmp_path), f"{tmp_path}{os.sep}", f"{tmp_path / 'new'}{os.sep}"):
+        with pytest.raises(xdev.FileError) as caught:
+            xdev.save(path, 1)
+        example = Path(path) / "model.safetensors"
+        assert str(caught.value) == f"{path} names a folder; give the name of a file in it: {example}"
+    with pytest.raises(xdev.FileError) as caught:
+        xdev.save(tmp_path / "new" / "file", 1)
+    assert str(caught.value) == (
+        f"{tmp_path / 'new' / 'file'} cannot be written: the folder {tmp_path / 'new'} does not exist; make it first"
+    )
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(xdev.FileError) as caught:
+        xdev.save(tmp_path / "taken" / "file", 1)
+    assert str(caught.value).endswith(f"the folder {tmp_path / 'taken'} is a file; choose another folder")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("path", "what"), [("", "''"), (None, "None"), (3, "3"), ({"a": 1}, "a dict"), ("a\0b", r"'a\x00b'")]
+)
+def test_what_is_no_name_of_a_file(path, what):
+    with pytest.raises(xdev.FileError) as caught:
+        xdev.save(path, 1)
+    assert str(caught.value) == f"save(path, tree) takes the name of a file, got {what}"
+    with pytest.raises(xdev.FileError) as caught:
+        xdev.load(path)
+    assert str(caught.value) == f"load(path) takes the name of a file, got {what}"
+
+
+def test_names_in_bytes(tmp_path):
+    xdev.save(os.fsencode(tmp_path / "file"), 1)
+    assert xdev.load(os.fsencode(tmp_path / "file")) == 1
 
 
 @pytest.mark.parametrize("version", ["2", "99", "", "one"])

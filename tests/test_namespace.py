@@ -51,6 +51,58 @@ def test_creation_lands_on_every_device(backend, name):
                 assert where(CREATE[name](device.xp, device=other.native)) is other
 
 
+CREATE_ANYWHERE = {**CREATE, "fftfreq": lambda xp, **k: xp.fft.fftfreq(4, **k)}
+
+
+@pytest.mark.xdev_backends(scoped=False)
+@pytest.mark.parametrize("name", sorted(CREATE_ANYWHERE))
+def test_creation_takes_devices_of_xdev(backend, name):
+    create = CREATE_ANYWHERE[name]
+    called = "fft.fftfreq" if name == "fftfreq" else name
+    for device in listed(backend):
+        if name == "fftfreq" and not hasattr(device.xp, "fft"):
+            pytest.skip("the extension is optional")
+        for other in listed(backend):
+            assert where(create(device.xp, device=other)) is other
+            assert where(create(device.xp, device=str(other))) is other
+        foreign = xdev.device("torch" if device.is_host else "numpy")
+        for asked in (foreign, str(foreign), foreign.backend.name):
+            with pytest.raises(xdev.DeviceError) as caught:
+                create(device.xp, device=asked)
+            assert str(caught.value) == (
+                f"{called} of the namespace of {device} got device={str(foreign)!r}, which is a device of "
+                f'{foreign.backend}; write xdev.device("{foreign}").xp.{called}'
+            )
+
+
+def test_creation_takes_the_name_of_a_kind(device, xp):
+    assert where(xp.zeros(2, device=device.kind)).kind == device.kind
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [("nonsense", "'{0}:nonsense' is no device of this machine"), (3.5, "3.5 is not a device of this")],
+)
+def test_creation_on_what_is_no_device(backend, xp, asked, text):
+    with pytest.raises(xdev.DeviceError, match=text.format(backend)):
+        xp.zeros(2, device=asked)
+
+
+def test_creation_raises_the_frameworks_errors_whatever_the_device(device, xp):
+    for asked in (None, device, str(device), device.native):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            xp.zeros("three", device=asked)
+        assert not isinstance(caught.value, xdev.XdevError)
+
+
+@pytest.mark.xdev_backends(exclude="jax", reason="while it traces, the namespace is its own and takes its own devices")
+def test_creation_while_differentiating_takes_devices_of_xdev(device, xp):
+    def f(x):
+        return xdev.namespace(x).sum(x * xdev.namespace(x).ones(2, device=device, dtype=x.dtype))
+
+    assert xdev.to_numpy(xdev.grad(f)(xp.ones(2))).tolist() == [1, 1]
+
+
 @pytest.mark.xdev_backends(scoped=False)
 def test_from_dlpack_lands_on_the_device(backend):
     for device in listed(backend):
@@ -206,6 +258,19 @@ def test_namespace_of_two_frameworks(xp):
     for arrays in ((x, np.ones(2)), (np.ones(2), x)):
         with pytest.raises(xdev.DeviceMismatchError, match=r"arrays\[0\] is on .*; arrays\[1\] is on "):
             xdev.namespace(*arrays)
+
+
+@pytest.mark.xdev_backends(exclude="torch", reason="its tensors without axes mix with its others")
+def test_namespace_of_a_tensor_that_mixes_with_its_own_framework_only(device, xp):
+    x, y = pytest.importorskip("torch").tensor(1.0), xp.ones(2)
+    for arrays, mixed in (((x, y), 0), ((y, x), 1)):
+        with pytest.raises(xdev.DeviceMismatchError) as caught:
+            xdev.namespace(*arrays)
+        places = ["torch:cpu:0", device] if mixed == 0 else [device, "torch:cpu:0"]
+        assert str(caught.value) == (
+            f"arrays are on different devices: arrays[0] is on {places[0]}; arrays[1] is on {places[1]}. "
+            f'Move one: arrays[{mixed}] = xdev.to_device(arrays[{mixed}], "{device}")'
+        )
 
 
 @pytest.mark.parametrize("x", ["text", [1.0], object(), {"a": 1}])

@@ -137,7 +137,17 @@ def test_xdev_backends_with_an_unknown_name(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("nmpy", r"unknown backend 'nmpy'; did you mean 'numpy'\? Known: "), ("zzz", r"unknown backend 'zzz'\. Known: ")],
+    [
+        ("nmpy", r"^there is no backend 'nmpy'; did you mean 'numpy'\? Known: "),
+        ("NumPy", r"^there is no backend 'NumPy'; did you mean 'numpy'\? Known: "),
+        ("zzz", r"^there is no backend 'zzz'\. Known: "),
+        ("", r"^there is no backend ''\. Known: "),
+        (None, "^backend takes a name such as 'torch', got None; a Device has the attribute `backend`"),
+        (
+            ["numpy"],
+            r"^backend takes a name such as 'torch', got \['numpy'\]; .*xdev.backend_of\(x\) finds that of an array",
+        ),
+    ],
 )
 def test_an_unknown_backend(name, text):
     with pytest.raises(xdev.UnknownBackendError, match=text):

@@ -236,11 +236,34 @@ BAD_DTYPES = {
 }
 
 
-@pytest.mark.xdev_backends(exclude="numpy", reason="there they may stay as they are")
 @pytest.mark.parametrize("name", BAD_DTYPES)
 def test_what_is_no_number_does_not_move(device, name):
-    with pytest.raises(xdev.DTypeError, match=r"tree\['x'\] has dtype .*, which is none of numbers.*turn it into num"):
-        xdev.to_device({"x": BAD_DTYPES[name]}, device)
+    x = BAD_DTYPES[name]
+    text = "has dtype .*, which is none of numbers and cannot be moved; turn it into numbers first"
+    with pytest.raises(xdev.DTypeError, match=rf"tree\['x'\] {text}"):
+        xdev.to_device({"x": x}, device)
+    for move in (
+        lambda: xdev.to_device(x, device),
+        lambda: xdev.to_device(x, device, copy=True),
+        lambda: xdev.to_device(x[:1], device),
+        lambda: xdev.asarray(x, device=device),
+    ):
+        with pytest.raises(xdev.DTypeError, match=f"the array {text}"):
+            move()
+
+
+@pytest.mark.parametrize("name", BAD_DTYPES)
+def test_what_is_no_number_is_refused_on_the_host_too(name):
+    for take in (xdev.asarray, xdev.to_numpy, lambda x: xdev.to_device(x, "numpy"), lambda x: xdev.item(x[-1:])):
+        with pytest.raises(xdev.DTypeError, match=r"the array has dtype .*, which is none of numbers"):
+            take(BAD_DTYPES[name])
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "longdouble", "int4", "float8_e5m2"])
+def test_numbers_of_any_dtype_stay_on_the_host(dtype):
+    x = np.ones(3).astype(getattr(ml_dtypes, dtype, dtype))
+    assert xdev.to_device(x, "numpy") is x
+    assert xdev.to_numpy({"x": x})["x"] is x
 
 
 def test_a_masked_array_does_not_lose_its_mask(device):

@@ -359,6 +359,99 @@ def test_asarray_of_what_is_no_number(obj, text):
         xdev.asarray(obj)
 
 
+# -- lists of arrays ---------------------------------------------------------------------------------
+
+
+def test_a_list_of_arrays_is_stacked_on_their_device(device, xp):
+    x, y = xp.asarray([1, 2], dtype=xp.float32), xp.asarray([3, 4], dtype=xp.float32)
+    for obj, expected in (
+        ([x, y], [[1, 2], [3, 4]]),
+        ((y, x), [[3, 4], [1, 2]]),
+        ([x[0, ...], y[1, ...]], [1, 4]),
+        ([[x[0, ...], 7.0], [8, y[1, ...]]], [[1, 7], [8, 4]]),
+        ([x[0, ...], np.float64(0.5)], [1, 0.5]),
+    ):
+        made = xdev.asarray(obj)
+        assert on(made) is device
+        assert dtype_name(made.dtype) == "float32"
+        assert read(made).tolist() == expected
+    assert dtype_name(xdev.asarray([x, y], dtype="int32").dtype) == "int32"
+    assert read(xdev.asarray([xp.asarray(3), 1.5], dtype="float32")).tolist() == [3, 1.5]
+    assert xdev.asarray([x, y], device="numpy").tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_list_of_arrays_of_two_dtypes(device, xp):
+    narrow, wide = xp.ones(2, dtype=xp.int16), xp.ones(2, dtype=xp.int32)
+    assert dtype_name(xdev.asarray([narrow, wide]).dtype) == "int32"
+    with pytest.raises(
+        xdev.DTypeError, match=r"obj\[1\] is 1.5 beside arrays of int16, which cannot hold it; say dtype="
+    ):
+        xdev.asarray([xp.asarray(1, dtype=xp.int16), 1.5])
+    with pytest.raises(xdev.DTypeError, match=r"obj\[0\] has integers from 99999 .* cannot hold"):
+        xdev.asarray([99999, xp.asarray(1, dtype=xp.int16)])
+
+
+@pytest.mark.xdev_backends(only=("strict",), reason="the others find a dtype for any two")
+def test_a_list_of_arrays_without_a_common_dtype(xp):
+    text = "the argument has arrays of float32 and int32, which have no common dtype; say dtype="
+    with pytest.raises(xdev.DTypeError, match=text):
+        xdev.asarray([xp.ones(2, dtype=xp.float32), xp.ones(2, dtype=xp.int32)])
+
+
+def test_a_list_of_arrays_on_two_devices(device, xp):
+    other = "torch" if device.is_host else "numpy"
+    here, there = xp.ones(2, dtype=xp.float32), xdev.device(other).xp.ones(2)
+    with pytest.raises(xdev.DeviceMismatchError) as caught:
+        xdev.asarray([here, [there]], device=device)
+    moved, to = ("obj[0]", xdev.device(other)) if device.is_host else ("obj[1][0]", device)
+    assert str(caught.value) == (
+        f"arrays are on different devices: obj[0] is on {device}; obj[1][0] is on {xdev.device(other)}. "
+        f'Move one: {moved} = xdev.to_device({moved}, "{to}")'
+    )
+
+
+@pytest.mark.parametrize(
+    ("obj", "text"),
+    [
+        (lambda x: [x, x[:1]], r"obj is ragged: it has \(2,\) and \(1,\); bring its arrays to one shape before"),
+        (lambda x: [x, 1.0], r"obj is ragged: it has \(2,\) and \(\)"),
+        (lambda x: [x, [x, []]], r"obj\[1\]\[1\] is ragged: it has no rows"),
+        (lambda x: [x, None], r"obj\[1\] is a NoneType; arrays, numbers"),
+        (lambda x: ["a", x], r"obj\[0\] is a str; arrays, numbers"),
+        (lambda x: [x, {"a": x}], r"obj\[1\] is a dict; arrays, numbers"),
+        (lambda x: [x, np.ma.masked_array([1.0])], r"obj\[1\] is a masked array: fill it first"),
+    ],
+)
+def test_a_list_of_arrays_that_makes_none(xp, obj, text):
+    with pytest.raises(xdev.TransferError, match=text):
+        xdev.asarray(obj(xp.ones(2, dtype=xp.float32)))
+
+
+def test_arrays_that_mix_with_any_device_follow_the_others(device, xp):
+    torch = pytest.importorskip("torch")
+    made = xdev.asarray([torch.tensor(2.0), xp.asarray(1.0, dtype=xp.float32)])
+    assert on(made) is device
+    assert read(made).tolist() == [2, 1]
+
+
+def test_a_list_of_foreign_arrays(device):
+    made = xdev.asarray([Foreign(np.ones(2, np.float32)), Foreign(np.zeros(2, np.float32))], device=device)
+    assert on(made) is device
+    assert read(made).tolist() == [[1, 1], [0, 0]]
+
+
+def test_a_list_of_traced_arrays(xp):
+    def f(x):
+        y = xdev.asarray([x[0, ...], 2.0, x[1, ...]])
+        return xdev.namespace(y).sum(y * y)
+
+    x = xp.asarray([1.0, 3.0], dtype=xp.float32)
+    for function in (xdev.value_and_grad(f), xdev.jit(xdev.value_and_grad(f))):
+        value, gradient = function(x)
+        assert xdev.item(value) == 14
+        assert read(gradient).tolist() == [2, 6]
+
+
 def test_a_list_shares_memory_with_nothing(device):
     with pytest.raises(xdev.CopyRequiredError, match="a list shares memory with no array; leave out copy=False"):
         xdev.asarray([1, 2], device=device, copy=False)

@@ -15,9 +15,9 @@ from . import ledger
 from .contract import Backend, dtype_name, nbytes_of
 from .device import ACCELERATORS, Device, host
 from .errors import CopyRequiredError, DTypeError, TransferError, XdevError
-from .values import kind_of
+from .values import check_numeric, kind_of, refuse_dtype
 
-__all__ = ["cast", "cross", "read", "take_in"]
+__all__ = ["cast", "cross", "read", "stay", "take_in"]
 
 _SMALLER = {"float64": "float32", "complex128": "complex64", "int64": "int32", "uint64": "uint32"}
 
@@ -35,12 +35,9 @@ def cross(
     name = dtype_name(x.dtype)
     wanted = name if dtype is None else dtype
     if source is to and wanted == name:
-        return backend.clone(x) if copy else x
+        return stay(x, backend, copy, path)
     if kind_of(name) is None:
-        raise DTypeError(
-            f"{_label(path)} has dtype {x.dtype}, which is none of numbers and cannot be moved; turn it into numbers "
-            "first"
-        )
+        refuse_dtype(x.dtype, _label(path))
     if not to.backend.holds(wanted, to.info):
         _refuse_dtype(name, wanted, to, path)
     if copy is False:
@@ -59,6 +56,13 @@ def cross(
         return moved
     with to.scope():
         return cast(moved, to.backend, wanted)
+
+
+def stay(x: Any, backend: Backend, copy: bool | None, path: Any) -> Any:
+    """Return an array that is where it shall be, or a copy of it."""
+    if backend.is_host:
+        check_numeric(x.dtype, _label(path))
+    return backend.clone(x) if copy else x
 
 
 def read(x: Any, backend: Backend, source: Device) -> np.ndarray[Any, Any]:

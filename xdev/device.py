@@ -6,7 +6,7 @@ Requirements: one array costs a few dictionary lookups; a mix is an error that s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, cast
 
 from . import registry, tree
@@ -186,10 +186,11 @@ def _describe_tree(subtree: Any) -> str:
     return f"a {kind}" if tree.leaves(subtree)[0] is subtree else f"a {kind} whose {count} leaves are no arrays"
 
 
-def mismatch(found: dict[Any, str], note: str = "") -> DeviceMismatchError:
+def mismatch(found: dict[Any, str], note: str = "", movable: Collection[Any] = ()) -> DeviceMismatchError:
     """Return the error for arrays on several devices (or backends), given one path on each."""
-    # What stands on the host moves to a device rather than the other way round; else all move to the first one's.
-    first, *others = sorted(found, key=lambda where: bool(getattr(where, "is_host", False)))
+    # What stands on the host moves to a device rather than the other way round, and what is `movable` to either; else
+    # all move to the first one's.
+    first, *others = sorted(found, key=lambda where: (where in movable, bool(getattr(where, "is_host", False))))
     listed = "; ".join(f"{path} is on {where}" for where, path in found.items())
     path = found[others[-1]]
     return DeviceMismatchError(
@@ -240,6 +241,7 @@ def namespace(*arrays: Any) -> Any:
 
 def _namespace(arrays: tuple[Any, ...]) -> Any:
     met: dict[Any, str] = {}  # the places that what is created must, or may, follow
+    loose: dict[Backend, Device] = {}  # where those are that mix with the others of their framework
     bound: Device | None = None
     free: Any = None
     traced: Any = None
@@ -264,11 +266,12 @@ def _namespace(arrays: tuple[Any, ...]) -> Any:
             free = free or its.xp
             if not backend.is_host:
                 met.setdefault(backend, f"arrays[{position}]")
+                loose.setdefault(backend, its)
         else:
             met.setdefault(its, f"arrays[{position}]")
             bound = bound or its
     if len(met) > 1:
-        _check_same(met)
+        _check_same(met, loose)
     if traced is not None:
         return traced
     if bound is not None:
@@ -281,11 +284,13 @@ def _namespace(arrays: tuple[Any, ...]) -> Any:
 _PYTHON_NUMBERS = frozenset({bool, int, float, complex})
 
 
-def _check_same(met: dict[Any, str]) -> None:
+def _check_same(met: dict[Any, str], loose: dict[Backend, Device]) -> None:
     """Raise if several devices were met, or arrays of a framework beside a device of another."""
     devices_met = {key: path for key, path in met.items() if isinstance(key, Device)}
-    if len(devices_met) > 1 or len({getattr(key, "backend", key).name for key in met}) > 1:
-        raise mismatch(devices_met if len(devices_met) > 1 else met)
+    if len(devices_met) > 1:
+        raise mismatch(devices_met)
+    if len({getattr(key, "backend", key).name for key in met}) > 1:
+        raise mismatch({loose.get(key, key): path for key, path in met.items()}, movable=loose.values())
 
 
 def synchronize(what: Any = None, /) -> None:

@@ -17,6 +17,7 @@ __all__ = ["ACCELERATORS", "KINDS", "Spec", "parse"]
 ACCELERATORS = ("cuda", "rocm", "mps", "xpu", "tpu")
 KINDS = ("cpu", *ACCELERATORS)
 _WORDS = (*KINDS, "gpu")
+_DEFAULT = ("auto", "best", "default", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ def parse(text: str) -> Spec:
 def _unknown_word(text: str, word: str) -> NoReturn:
     close = difflib.get_close_matches(word.strip().lower(), [*registry.names(), *_WORDS], 1)
     hint = f"; did you mean {text.replace(word, close[0], 1)!r}? " if close else ". "
+    if word.lower() in _DEFAULT:
+        hint = "; the default is xdev.device(), without a name. "
     raise DeviceError(
         f"{text!r} begins with {word!r}, neither a backend nor a kind of device{hint}"
         f"Backends: {', '.join(registry.names())}; kinds: {', '.join(_WORDS)}"

@@ -300,7 +300,7 @@ def device(spec: Any = None, /) -> Device:
                 return from_handle(backend, handle)
     raise DeviceError(
         f"{spec!r} is not a device of this machine; give a name such as 'torch:cuda:0', an xdev.Device, or a device of "
-        "a framework that is imported"
+        "a framework that is imported; `xdev devices` lists what there is"
     )
 
 

@@ -7,6 +7,7 @@ noticed. The structure of the tree is JSON in the file's metadata, so that every
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import uuid
@@ -57,7 +58,8 @@ def save(path: str | os.PathLike[str], tree_: Any, /) -> None:
     Raises
     ------
     FileError
-        If the file cannot be written, or something in the tree cannot be stored; names its path in the tree.
+        If the file cannot be written, as in a folder that does not exist; or if something in the tree cannot be stored,
+        and then its path in the tree is named.
 
     Examples
     --------
@@ -69,7 +71,7 @@ def save(path: str | os.PathLike[str], tree_: Any, /) -> None:
     """
     from safetensors.numpy import save_file
 
-    target = os.path.realpath(path)
+    target = _target(path)
     with _replacing(target) as temporary:
         arrays: dict[str, np.ndarray] = {}
         structure = _write_structure(tree_, arrays)
@@ -107,7 +109,7 @@ def load(path: str | os.PathLike[str], /, like: Any = None, device: Any = None, 
         the file, path by path, and everything else of it is kept. Without it, containers come back as they were
         saved, namedtuples and modules as dicts by field.
     device : str or Device, optional
-        Where to. None is NumPy without `like`, else where each array of `like` is.
+        Where to, for generators in `like` too. None is NumPy without `like`, else where each array of `like` is.
     dtype : str or dtype, optional
         The dtype for arrays of its kind (floating to floating, integer to integer); None keeps that of the file.
 
@@ -120,8 +122,8 @@ def load(path: str | os.PathLike[str], /, like: Any = None, device: Any = None, 
     Raises
     ------
     FileError
-        If the file is missing, truncated, damaged, of another format or of a newer version, or if it does not fit
-        `like`: all paths, shapes and dtypes that differ are listed.
+        If the file is missing, a folder, truncated, damaged, of another format or of a newer version, or if it does
+        not fit `like`: all paths, shapes and dtypes that differ are listed.
     DTypeError
         If the target cannot hold a dtype, as plain NumPy cannot hold bfloat16.
 
@@ -133,7 +135,7 @@ def load(path: str | os.PathLike[str], /, like: Any = None, device: Any = None, 
     >>> xdev.load(path, like=(np.zeros(2), {"label": ""}))
     (array([1., 1.]), {'label': 'a'})
     """
-    name = os.fspath(path)
+    name = _name(path, "load")
     target = None if device is None else find_device(device)
     wanted = None if dtype is None else wanted_dtype(dtype)
     arrays, structure = _read(name)
@@ -153,15 +155,54 @@ def load(path: str | os.PathLike[str], /, like: Any = None, device: Any = None, 
                 place(note, to, _text(steps))
         return decode(structure, lambda note: place(note, to, ""))
     paths, leaves, treedef = tree.flatten_with_paths(like)
+    moves = [_moves_itself(node) for node in tree.leaves(like, _moves_itself) for _ in tree.leaves(node)]
     wheres = [tree.path_string(each, "like") for each in paths]
     notes = _match(structure, arrays, [tree.steps(each) for each in paths], leaves, wheres, name, wanted)
     out = []
-    for note, leaf, where in zip(notes, leaves, wheres, strict=True):
+    for note, leaf, where, moves_itself in zip(notes, leaves, wheres, moves, strict=True):
         if _is_array(note):
-            out.append(place(note, target or _device_like(leaf, where), where))
+            to = host() if target and moves_itself else target or _device_like(leaf, where)
+            out.append(place(note, to, where))
         else:
             out.append(decode(note, lambda _: None))
-    return tree.unflatten(treedef, out)
+    made = tree.unflatten(treedef, out)
+    if target is None or not any(moves):
+        return made
+    return tree.map(lambda x: x.__xdev_to_device__(target) if _moves_itself(x) else x, made, is_leaf=_moves_itself)
+
+
+# -- names of files ----------------------------------------------------------------------------------
+
+
+def _name(path: Any, function: str) -> str:
+    """Return the name of a file, or raise for what is none."""
+    if isinstance(path, str | bytes | os.PathLike):
+        name = os.fsdecode(path)
+        if name and "\0" not in name:
+            return name
+    function += "(path, tree)" if function == "save" else "(path)"
+    what = repr(path) if isinstance(path, str | bytes | int | None) else a(type(path).__name__)
+    raise FileError(f"{function} takes the name of a file, got {what}")
+
+
+def _target(path: Any) -> str:
+    """Return the file to write, past all links."""
+    name = _name(path, "save")
+    target = os.path.realpath(name)
+    if Path(target).is_dir() or name.endswith(("/", os.sep)):
+        raise FileError(f"{name} names a folder; give the name of a file in it: {Path(name) / 'model.safetensors'}")
+    return target
+
+
+def _missing(name: str) -> FileError:
+    """Return the error for a file that is not there, with the nearest name that is."""
+    folder = Path(name).parent
+    try:
+        there = [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return FileError(f"there is no file {name}, and no folder {folder}")
+    close = difflib.get_close_matches(Path(name).name, there, 1)
+    return FileError(f"there is no file {name}" + (f"; did you mean {folder / close[0]}?" if close else ""))
 
 
 # -- writing -----------------------------------------------------------------------------------------
@@ -171,16 +212,16 @@ def load(path: str | os.PathLike[str], /, like: Any = None, device: Any = None, 
 def _replacing(target: str) -> Iterator[str]:
     """Give the name of a new file beside `target`, which takes its place at the end, or vanishes on an error."""
     folder, name = os.path.split(target)
-    if Path(target).is_dir():
-        raise FileError(f"{target} is a folder; give the name of a file in it")
     temporary = str(Path(folder) / f".{name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         mode = os.fstat(handle).st_mode if not Path(target).exists() else Path(target).stat().st_mode
         os.close(handle)
     except OSError as error:
-        advice = "make the folder first" if not Path(folder).is_dir() else "write to another folder"
-        raise FileError(f"{target} cannot be written ({error.strerror}); {advice}") from error
+        if not Path(folder).is_dir():
+            what = "is a file; choose another folder" if Path(folder).exists() else "does not exist; make it first"
+            raise FileError(f"{target} cannot be written: the folder {folder} {what}") from error
+        raise FileError(f"{target} cannot be written ({error.strerror}); write to another folder") from error
     try:
         yield temporary
         with open(temporary, "rb+") as written:  # noqa: PTH123  one name for the file throughout
@@ -270,8 +311,10 @@ def _read(name: str) -> tuple[dict[str, np.ndarray], Any]:
                 _check_version(name, metadata)
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping: keys() only
     except FileNotFoundError as error:
-        raise FileError(f"there is no file {name}") from error
+        raise _missing(name) from error
     except (OSError, SafetensorError) as error:
+        if Path(name).is_dir():
+            raise FileError(f"{name} is a folder; give the name of a file in it") from error
         raise FileError(f"{name} {_what_it_is(name)} ({error})") from error
     except AttributeError as error:  # safetensors looks the dtypes that it knows better than NumPy up in NumPy
         raise FileError(f"{name} has an array of a dtype that NumPy has not ({error}); convert it") from error
@@ -338,6 +381,11 @@ def _place(values: np.ndarray, to: Device, dtype: str | None, where: str) -> Any
             'convert it with dtype="float32"'
         )
     return cross(values, host().backend, host(), to, None, where, wanted)
+
+
+def _moves_itself(node: Any) -> bool:
+    """Return whether a node knows how to move itself to a device, as a generator does."""
+    return hasattr(type(node), "__xdev_to_device__")
 
 
 def _device_like(leaf: Any, where: str) -> Device:

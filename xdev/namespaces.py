@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from . import registry
 from .contract import Backend, DeviceInfo
+from .errors import DeviceError
 
 __all__ = ["CREATION", "BoundNamespace"]
 
@@ -30,7 +32,8 @@ class BoundNamespace:
     """The Array API namespace of one device.
 
     Creation functions create on the device, `*_like` functions follow their argument, and every other function is
-    array-api-compat's own.
+    array-api-compat's own. `device=` of a creation function takes a Device of the backend, a device's name, or the
+    framework's own device.
     """
 
     def __init__(self, backend: Backend, info: DeviceInfo, label: str) -> None:
@@ -51,7 +54,9 @@ class BoundNamespace:
         elif callable(value) and not isinstance(value, type) and not name.startswith("__"):
             value = self._backend.bind(value, name, self._info, name in CREATION)
             if name in FLOAT_BY_DEFAULT or name in FLOAT_BY_VALUE:
-                value = _with_default_dtype(value, self, name in FLOAT_BY_VALUE)
+                value = _with_default_dtype(value, self, name)
+            elif name in CREATION:
+                value = _with_devices(value, self, name)
         self.__dict__[name] = value
         return value
 
@@ -78,6 +83,8 @@ class BoundExtension:
         if callable(value) and not isinstance(value, type):
             creates = name in {"fftfreq", "rfftfreq"}
             value = self._parent._backend.bind(value, name, self._parent._info, creates)
+            if creates:
+                value = _with_devices(value, self._parent, f"fft.{name}")
         self.__dict__[name] = value
         return value
 
@@ -85,16 +92,64 @@ class BoundExtension:
         return f"<namespace {self.__name__!r} on {self._parent._label}>"
 
 
-def _with_default_dtype(create: Callable[..., Any], xp: BoundNamespace, by_value: bool) -> Callable[..., Any]:
+def _with_default_dtype(create: Callable[..., Any], xp: BoundNamespace, name: str) -> Callable[..., Any]:
+    by_value = name in FLOAT_BY_VALUE
+
     @functools.wraps(create)
-    def create_float(*args: Any, dtype: Any = None, **kwargs: Any) -> Any:
+    def create_float(*args: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> Any:
         if dtype is None:
             wanted = default_float.get()
             if wanted is not None and not (by_value and not any(map(_has_float, (*args, *kwargs.values())))):
                 dtype = xp._backend.dtype(wanted)
+        if device is not None:
+            return _create_on(device, xp, name, create, *args, dtype=dtype, **kwargs)
         return create(*args, dtype=dtype, **kwargs)
 
     return create_float
+
+
+def _with_devices(create: Callable[..., Any], xp: BoundNamespace, name: str) -> Callable[..., Any]:
+    @functools.wraps(create)
+    def created(*args: Any, device: Any = None, **kwargs: Any) -> Any:
+        return create(*args, **kwargs) if device is None else _create_on(device, xp, name, create, *args, **kwargs)
+
+    return created
+
+
+def _create_on(
+    device: Any, xp: BoundNamespace, name: str, create: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    """Create on a device that was asked for: an `xdev.Device`, a name as `xdev.device` takes it, or the framework's."""
+    if not _names_device(device):
+        try:
+            return create(*args, device=device, **kwargs)
+        except Exception as error:  # noqa: BLE001  each framework has its own for a device that it does not know
+            # A name such as "cpu", which some frameworks understand and others do not, or no device at all.
+            found = _find(f"{xp._backend}:{device}" if isinstance(device, str) else device, error)
+    else:
+        found = _find(device, None)
+    if found.backend is not xp._backend:
+        raise DeviceError(
+            f"{name} of the namespace of {xp._label} got device={str(found)!r}, which is a device of "
+            f'{found.backend}; write xdev.device("{found}").xp.{name}'
+        )
+    return create(*args, device=found.native, **kwargs)
+
+
+def _names_device(device: Any) -> bool:
+    """Return whether it is a Device, or a name that begins with a backend's."""
+    if isinstance(device, str):
+        return registry.is_known(device.partition(":")[0])
+    return isinstance(getattr(device, "backend", None), Backend)
+
+
+def _find(device: Any, cause: Exception | None) -> Any:
+    from .device_search import device as find  # the one upward reference: a namespace belongs to a device
+
+    try:
+        return find(device)
+    except DeviceError as error:
+        raise error from cause
 
 
 def _has_float(value: Any) -> bool:
@@ -114,6 +169,5 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _unpickle(label: str) -> BoundNamespace:
-    from .device_search import device  # the one upward reference: only a device's name can be pickled
-
-    return device(label).xp
+    found: BoundNamespace = _find(label, None).xp
+    return found

@@ -176,7 +176,7 @@ def names() -> list[str]:
     chosen = list(dict.fromkeys(name.strip() for name in wanted.split(",") if name.strip()))
     if chosen:
         for name in chosen:
-            _check_known(name, "XDEV_BACKENDS names ")
+            _check_known(name, "XDEV_BACKENDS names an unknown")
         return chosen
     return sorted([*_classes, *_broken], key=lambda name: (-_priority(name), name))
 
@@ -185,13 +185,13 @@ def _priority(name: str) -> int:
     return _classes[name].priority if name in _classes else -(10**6)
 
 
-def _check_known(name: str, prefix: str = "") -> None:
+def _check_known(name: str, what: str = "there is no") -> None:
     if name in _classes or name in _broken:
         return
     known = sorted([*_classes, *_broken])
-    close = difflib.get_close_matches(name, known, 1)
+    close = difflib.get_close_matches(name.strip().lower(), known, 1)
     hint = f"; did you mean {close[0]!r}? " if close else ". "
-    raise UnknownBackendError(f"{prefix}an unknown backend {name!r}{hint}Known: {', '.join(known)}")
+    raise UnknownBackendError(f"{what} backend {name!r}{hint}Known: {', '.join(known)}")
 
 
 def is_known(name: str) -> bool:
@@ -216,7 +216,7 @@ def backend(name: str) -> Backend:
     Raises
     ------
     UnknownBackendError
-        If no plug-in has that name; suggests the nearest.
+        If no plug-in has that name, suggesting the nearest; or if it is no name.
     BackendUnavailable
         If its framework is not installed or fails to import; says why and what to do.
 
@@ -226,6 +226,11 @@ def backend(name: str) -> Backend:
     >>> xdev.backend("numpy").name
     'numpy'
     """
+    if not isinstance(name, str):
+        raise UnknownBackendError(
+            f"backend takes a name such as 'torch', got {name!r}; a Device has the attribute `backend`, and "
+            "xdev.backend_of(x) finds that of an array"
+        )
     found = _instances.get(name)
     if found is not None:
         return found

@@ -6,23 +6,34 @@ Requirements: the same objects come back where nothing needs to move; one array 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from . import registry, tree
 from .contract import Backend, dtype_name
-from .crossing import cast, cross, read, take_in
-from .device import Device, Spec, device_of_array, find_in, host, native_of, parse
+from .crossing import cast, cross, read, stay, take_in
+from .device import Device, Spec, common_device, device_of_array, find_in, host, namespace, native_of, parse
 from .device import device as find_device
-from .errors import ArrayTypeError, CopyRequiredError, TransferError, a
-from .values import NUMBERS, host_values, is_array_list, kind_of, numbers_as, wanted_dtype
+from .errors import ArrayTypeError, CopyRequiredError, DTypeError, TransferError, a
+from .values import (
+    NUMBERS,
+    check_numeric,
+    host_values,
+    is_array_list,
+    kind_of,
+    kind_rank,
+    numbers_as,
+    wanted_dtype,
+)
 
 __all__ = ["asarray", "is_array_list", "item", "to_device", "to_numpy"]
 
 Target = Callable[[Backend | None], Any]
 """The Device for arrays of a backend (None: for what has no framework yet); None leaves a traced array where it is."""
+
+_PLAIN = frozenset({*NUMBERS, str, bytes})
 
 owners = registry.owners  # looked up where tenths of a microsecond count
 
@@ -55,7 +66,8 @@ def to_device(tree_: Any, /, device: Any, *, copy: bool | None = None, dtype: An
     CopyRequiredError
         If `copy=False` and sharing is impossible; names the path and the reason.
     DTypeError
-        If the target cannot hold a dtype; nothing is ever truncated silently.
+        If the target cannot hold a dtype; nothing is ever truncated silently. Arrays of strings, objects, dates and
+        records are refused, on the host too.
     TransferError
         If a leaf is not an array, a number or a list of numbers, or if it has no values to move.
     DeviceError
@@ -70,8 +82,9 @@ def to_device(tree_: Any, /, device: Any, *, copy: bool | None = None, dtype: An
     owner = owners.get(type(tree_))
     if owner is not None:
         fast = copy is None and dtype is None and type(device) is Device
-        if fast and owner.known_devices.get(owner.device_of(tree_)) is device:
-            return tree_  # it is there already
+        there = fast and owner.known_devices.get(owner.device_of(tree_)) is device
+        if there and (not device.is_host or tree_.dtype.kind in "biufc"):
+            return tree_
         return _move(tree_, _target(device), copy, None if dtype is None else wanted_dtype(dtype), None, True)
     target = _target(device)
     dtype = None if dtype is None else wanted_dtype(dtype)
@@ -136,6 +149,10 @@ def item(x: Any, /) -> Any:
     ------
     TransferError
         If there is not exactly one element.
+    ArrayTypeError
+        If `x` is neither an array nor a number.
+    DTypeError
+        If the element is no number.
 
     Examples
     --------
@@ -159,20 +176,24 @@ def item(x: Any, /) -> Any:
             "item reads a value, and while its framework traces the function, as under jit, there is none; return "
             "the array instead"
         )
-    return read(native, backend, source).item()
+    value = read(native, backend, source).item()
+    if type(value) not in NUMBERS:
+        check_numeric(native.dtype, "the array")
+    return value
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
-    """Make an array of an array, a number or a (nested) list of numbers.
+    """Make an array of an array, a number, or a (nested) list of numbers or arrays.
 
     Parameters
     ----------
-    obj : array, number, or nested list of numbers
-        What to convert.
+    obj : array, number, or nested list of numbers or arrays
+        What to convert. Arrays in a list must share a shape and a device, where they are stacked; numbers beside them
+        become arrays of their dtype.
     dtype : str or dtype, optional
-        The dtype wanted; None keeps an array's, and is the target's default for numbers.
+        The dtype wanted; None keeps that of arrays, and is the target's default for numbers.
     device : str or Device, optional
-        Where to; None leaves an array where it is, and is `xdev.device()` for numbers.
+        Where to; None leaves arrays where they are, and is `xdev.device()` for numbers.
     copy : bool, optional
         As in `to_device`.
 
@@ -185,8 +206,10 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | 
     ------
     TransferError
         If `obj` is none of these, or ragged.
+    DeviceMismatchError
+        If the arrays of a list are on different devices.
     DTypeError
-        If the dtype cannot be held.
+        If the dtype cannot be held, if arrays in a list have no common dtype, or if they are of strings or objects.
 
     Examples
     --------
@@ -201,8 +224,92 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | 
     if owned is None and not _exports(obj):
         if copy is False:
             raise CopyRequiredError(f"{a(type(obj).__name__)} shares memory with no array; leave out copy=False")
+        if _holds_arrays(obj):
+            stacked = _stacked(obj, dtype, device)
+            return stacked if device is None else _move(stacked, _target(device), None, None, None, True)
         return _from_numbers(host_values(obj, None), find_device(device), dtype, None)
     return _move(obj, _target(device), copy, dtype, None, True)
+
+
+# -- lists of arrays ---------------------------------------------------------------------------------
+
+
+def _holds_arrays(obj: Any) -> bool:
+    """Return whether a (nested) list has arrays in it, be it beside numbers; NumPy's scalars are numbers."""
+    if not isinstance(obj, list | tuple) or _PLAIN.issuperset(map(type, obj)):
+        return False
+    return any(_holds_arrays(child) or _is_array(child) for child in obj)
+
+
+def _is_array(x: Any) -> bool:
+    return not isinstance(x, np.generic) and (isinstance(x, np.ndarray) or native_of(x) is not None or _exports(x))
+
+
+def _stacked(obj: Any, dtype: str | None, device: Any) -> Any:
+    """Stack the arrays of a (nested) list where they are, with its numbers in their dtype."""
+    leaves = dict(_elements(obj, "obj"))
+    arrays = {path: x for path, x in leaves.items() if _is_array(x)}
+    home = _home(arrays, device)
+    placed = {path: _move(x, lambda _: home, None, dtype, path, True) for path, x in arrays.items()}
+    xp = namespace(*placed.values())
+    name = dtype or _common_dtype(xp, placed)
+    wanted = registry.backend_of(next(iter(placed.values()))).dtype(name)
+    for path, x in leaves.items():
+        if path not in placed:
+            made = _beside_arrays(x, name, home, path, asked=dtype is not None)
+            placed[path] = xp.asarray(made, dtype=wanted)
+        elif dtype_name(placed[path].dtype) != name:
+            placed[path] = xp.astype(placed[path], wanted)
+    return _stack(obj, "obj", placed, xp)
+
+
+def _elements(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, list | tuple):
+        for position, child in enumerate(node):
+            yield from _elements(child, f"{path}[{position}]")
+    else:
+        yield path, node
+
+
+def _home(arrays: dict[str, Any], device: Any) -> Device | None:
+    """Return the device that arrays share; None if their framework traces them all, as under jit."""
+    owned = [native_of(x) for x in arrays.values()]
+    if all(each is None for each in owned):  # none but those of frameworks that xdev does not know
+        return find_device(device)
+    if all(each is None or device_of_array(*each) is None for each in owned):
+        return None
+    return common_device(list(arrays.items()), "asarray")
+
+
+def _common_dtype(xp: Any, arrays: dict[str, Any]) -> str:
+    dtypes = {dtype_name(x.dtype): x.dtype for x in arrays.values()}
+    if len(dtypes) == 1:
+        return next(iter(dtypes))
+    try:
+        return dtype_name(xp.result_type(*dtypes.values()))
+    except TypeError as error:
+        raise DTypeError(
+            f"the argument has arrays of {' and '.join(sorted(dtypes))}, which have no common dtype; say dtype="
+        ) from error
+
+
+def _beside_arrays(x: Any, dtype: str, home: Device | None, path: str, *, asked: bool) -> Any:
+    """Return a number as it may stand beside arrays of a dtype."""
+    values = host_values(x, path)
+    if not asked and kind_rank(dtype_name(values.dtype)) > kind_rank(dtype):
+        raise DTypeError(f"{path} is {x!r} beside arrays of {dtype}, which cannot hold it; say dtype=")
+    return x if home is None else _from_numbers(values, home, dtype, path)
+
+
+def _stack(node: Any, path: str, arrays: dict[str, Any], xp: Any) -> Any:
+    if not isinstance(node, list | tuple):
+        return arrays[path]
+    rows = [_stack(child, f"{path}[{position}]", arrays, xp) for position, child in enumerate(node)]
+    shapes = dict.fromkeys(tuple(row.shape) for row in rows)
+    if len(shapes) != 1:
+        listed = " and ".join(map(str, shapes)) or "no rows"
+        raise TransferError(f"{path} is ragged: it has {listed}; bring its arrays to one shape before")
+    return xp.stack(rows)
 
 
 # -- where to ----------------------------------------------------------------------------------------
@@ -267,7 +374,7 @@ def _move(x: Any, target: Target, copy: bool | None, dtype: str | None, path: An
     if source is None:
         return _move_traced(x, backend, to, copy, dtype, path)
     if source is to and dtype is None:
-        return backend.clone(x) if copy else x
+        return stay(x, backend, copy, path)
     return cross(x, backend, source, to, copy, path, dtype)
 
 

@@ -6,7 +6,7 @@ Requirements: NumPy only; a number is never changed on the way, other than by ro
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -15,7 +15,17 @@ from .device import Device
 from .errors import DTypeError, TransferError
 from .namespaces import default_float
 
-__all__ = ["NUMBERS", "host_dtype", "host_values", "is_array_list", "kind_of", "numbers_as", "wanted_dtype"]
+__all__ = [
+    "NUMBERS",
+    "check_numeric",
+    "host_dtype",
+    "host_values",
+    "is_array_list",
+    "kind_of",
+    "kind_rank",
+    "numbers_as",
+    "wanted_dtype",
+]
 
 NUMBERS = (bool, int, float, complex)
 _LEAVES = (*NUMBERS, np.number, np.bool_)
@@ -30,12 +40,32 @@ _KINDS = {
     "complex": ("complex32", "complex64", "complex128", "complex192", "complex256", "clongdouble"),
 }  # fmt: skip
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
+_NO_NUMBERS = (np.object_, np.flexible, np.datetime64, np.timedelta64)
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
 def kind_of(dtype: str) -> str | None:
     """Return bool, integer, floating or complex; None for what is no number, such as strings and dates."""
     return _KIND_OF.get(dtype)
+
+
+def kind_rank(dtype: str) -> int:
+    """Return the place of a dtype's kind in the order in which kinds take each other in: bool first, complex last."""
+    kind = _KIND_OF.get(dtype)
+    return len(_KINDS) if kind is None else list(_KINDS).index(kind)
+
+
+def check_numeric(dtype: np.dtype, what: str) -> None:
+    """Refuse strings, objects, dates and records, which NumPy has and no other framework."""
+    if dtype.kind not in "biufc" and (dtype.kind == "T" or issubclass(dtype.type, _NO_NUMBERS)):
+        refuse_dtype(dtype, what)
+
+
+def refuse_dtype(dtype: Any, what: str) -> NoReturn:
+    """Raise for a dtype that is none of numbers."""
+    raise DTypeError(
+        f"{what} has dtype {dtype}, which is none of numbers and cannot be moved; turn it into numbers first"
+    )
 
 
 def wanted_dtype(dtype: Any) -> str:

@@ -56,6 +56,8 @@ def _over(function: Callable[..., Any], x: Any, axis: Any) -> Any:
 
 
 def _logsumexp(x: Any, *, axis: Any, keepdims: bool) -> Any:
+    if axis == ():
+        return x.clone()
     return torch.logsumexp(x, tuple(range(x.ndim)) if axis is None else axis, keepdim=keepdims)
 
 
@@ -71,7 +73,7 @@ def _rms_norm(x: Any, weight: Any, *, eps: float) -> Any:
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
-def _embedding(weight: Any, indices: Any) -> Any:
+def _embedding(weight: Any, indices: Any, *, checked: bool = True) -> Any:
     if indices.dtype is not torch.int64 and indices.dtype is not torch.int32:
         indices = indices.to(torch.int64)
     return F.embedding(indices, weight)

@@ -245,6 +245,8 @@ def test_no_run_is_overwritten(tmp_path, monkeypatch):
         (["--device", "numpie"], 2, "did you mean 'numpy'?"),
         (["--device", "numpy:7"], 2, "is no device of this machine"),
         (["--device", ","], 2, "--device is empty"),
+        (["--device", "numpy", "--device", "numpie"], 2, "did you mean 'numpy'?"),
+        (["--device", "all", "--device", "numpie"], 2, "did you mean 'numpy'?"),
         (["--name", "../up"], 2, "is not the name of a folder"),
         (["--batch-size", "5000"], 1, "batch_size=5000 is more than the 1437 rows"),
         (["--epochs", "0"], 2, "--epochs"),
@@ -290,6 +292,84 @@ def test_an_unusable_backend_is_a_line_with_its_reason(tmp_path, monkeypatch, br
     assert content["skipped"] == [
         {"backend": "broken", "device": "broken", "reason": "Broken finds no driver; install one"}
     ]
+
+
+# -- which devices -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chosen(tmp_path, monkeypatch):
+    """Return a function that runs the command and gives the devices it would train on, and what it skips."""
+    monkeypatch.setenv("XDEV_BACKENDS", "numpy,strict")
+    pytest.importorskip("array_api_strict")
+
+    def refuse(where, *_):
+        raise BackendUnavailable(f"asked for {where}")
+
+    monkeypatch.setattr(job, "train_on", refuse)
+
+    def run(*arguments):
+        result = invoke("--out", tmp_path, "--json", *arguments)
+        assert result.exit_code == 1, result.output
+        return [entry["device"] for entry in json.loads(result.stdout)["skipped"]]
+
+    return run
+
+
+ALL = ["numpy:cpu:0", "strict:cpu:0", "strict:device1:0", "strict:device2:0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "devices"),
+    [
+        ([], ALL),
+        (["--device", "all"], ALL),
+        (["--device", "strict,numpy"], ["strict:cpu:0", "numpy:cpu:0"]),
+        (["--device", "strict", "--device", "numpy"], ["strict:cpu:0", "numpy:cpu:0"]),
+        (["--device", "numpy", "--device", "strict:device1,numpy"], ["numpy:cpu:0", "strict:device1:0"]),
+        (["--device", "strict", "--device", "all"], ALL),
+        (["--device", "all,strict"], ALL),
+    ],
+)
+def test_devices_are_those_asked_for_in_their_order(chosen, monkeypatch, arguments, devices):
+    assert chosen(*arguments) == devices
+    if arguments:
+        monkeypatch.setenv("XDEV_DEVICE", "strict:device2")
+        assert chosen(*arguments) == devices
+
+
+def test_the_device_of_the_environment_is_the_default(chosen, monkeypatch):
+    monkeypatch.setenv("XDEV_DEVICE", "strict:device1")
+    assert chosen() == ["strict:device1:0"]
+    monkeypatch.setenv("XDEV_DEVICE", "")
+    assert chosen() == ALL
+
+
+def test_a_wrong_device_in_the_environment_says_where_it_came_from(tmp_path, monkeypatch):
+    nothing_is_trained(monkeypatch)
+    monkeypatch.setenv("XDEV_DEVICE", "numpie")
+    result = invoke("--out", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: XDEV_DEVICE=numpie: 'numpie' begins with 'numpie'")
+
+
+def test_an_unusable_device_in_the_environment_is_a_line_with_its_reason(tmp_path, monkeypatch, broken):
+    monkeypatch.setenv("XDEV_DEVICE", "broken")
+    result = invoke("--out", tmp_path, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["skipped"] == [
+        {
+            "backend": "broken",
+            "device": "broken",
+            "reason": "XDEV_DEVICE=broken: Broken finds no driver; install one",
+        }
+    ]
+
+
+def test_the_help_says_what_the_default_is():
+    text = " ".join(invoke("--help").stdout.replace("│", " ").split())
+    assert "may be given several times" in text
+    assert "By default the one that XDEV_DEVICE names, else all." in text
 
 
 def test_with_nothing_usable_the_job_fails_and_says_so(tmp_path, broken):

@@ -7,7 +7,7 @@ import pytest
 
 import xdev
 from xdev import ops
-from xdev.errors import ArrayTypeError, DataError, DTypeError
+from xdev.errors import ArrayTypeError, ConfigurationError, DataError, DTypeError
 from xdev.testing import assert_close
 
 LOGITS = np.random.default_rng(0).normal(size=(4, 10)).astype("float32")
@@ -110,6 +110,95 @@ def test_mse_broadcasts_nothing(device):
         ops.binary_cross_entropy_with_logits(a, b)
     with pytest.raises(DTypeError, match="mse takes target of a real floating dtype, got int32"):
         ops.mse(a, put(LOGITS.astype("int32"), device))
+
+
+@pytest.mark.parametrize("shape", [(0, 10), (2, 0, 10)])
+def test_no_positions_have_no_mean(shape, device):
+    x, labels = put(np.ones(shape, "float32"), device), put(np.ones(shape[:-1], "int32"), device)
+    cases = {
+        "cross_entropy of no positions has no mean: logits have": lambda: ops.cross_entropy(x, labels),
+        "mse of no positions has no mean: prediction and target have": lambda: ops.mse(x, x),
+        "binary_cross_entropy_with_logits of no positions has no mean: logits and targets have": lambda: (
+            ops.binary_cross_entropy_with_logits(x, x)
+        ),
+    }
+    for text, loss in cases.items():
+        for call in (loss, xdev.jit(loss), lambda loss=loss: xdev.grad(lambda _: loss())(x)):
+            with pytest.raises(DataError, match=f"^{text} shape {re.escape(str(shape))}; leave empty batches out"):
+                call()
+
+
+def test_no_classes(device):
+    x, labels = put(np.ones((2, 0), "float32"), device), put(np.zeros(2, "int32"), device)
+    text = "cross_entropy takes logits (..., classes) of at least one class, got shape (2, 0)"
+    with pytest.raises(DataError, match=re.escape(text)):
+        ops.cross_entropy(x, labels)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, "a", None, True])
+def test_the_length_of_one_hot(n, device):
+    text = f"one_hot takes n, the length of the new axis, as a positive int, got {n!r}"
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(text)}$"):
+        ops.one_hot(put(np.zeros(2, "int32"), device), n)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_more_classes_than_the_labels_dtype_holds(dtype, device):
+    n, labels = 300, np.asarray([0, 1, 44], dtype)
+    hot = ops.one_hot(put(labels, device), np.int64(n))
+    assert (xdev.to_numpy(hot) == np.eye(n, dtype="float32")[labels]).all()
+    logits = np.random.default_rng(0).normal(size=(3, n)).astype("float32")
+    expected = ops.cross_entropy(logits, labels.astype("int64"))
+    assert_close(ops.cross_entropy(put(logits, device), put(labels, device)), expected, rtol=1e-6)
+
+
+UNSEEN = {
+    "int32": [1, 7, -1, -9],
+    "int8": [1, 100, -1, -128],
+    "uint8": [1, 3, 255, 128],
+    "uint64": [1, 2**32, 2**32 + 1, 2**63],
+}
+"""Indices of which the first alone is in [0, 3), though others look like it once they have lost their higher bits."""
+
+
+@pytest.mark.parametrize("dtype", UNSEEN)
+@pytest.mark.parametrize("how", ["on a device", "under jit"])
+def test_indices_that_nobody_looks_at(how, dtype, device):
+    """What becomes of indices out of range on accelerators and under compilation."""
+    if not device.backend.holds(dtype, device.info):
+        pytest.skip(f"no {dtype} there")
+    compile_ = xdev.jit if how == "under jit" else lambda f: f
+    indices = put(np.asarray(UNSEEN[dtype], dtype), device)
+    table = put(np.arange(1, 7, dtype="float32").reshape(3, 2), device)
+    try:
+        hot = compile_(lambda x: ops.one_hot(x, 3))(indices)
+        rows = compile_(ops.embedding)(table, indices)
+    except DataError as error:
+        assert "must be in [0, 3)" in str(error)  # noqa: PT017  the CPU looks
+        assert device.kind == "cpu" or device.hardware == "cpu"
+        return
+    assert xdev.to_numpy(hot).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    rows = xdev.to_numpy(rows)
+    assert rows[0].tolist() == [3, 4]
+    assert np.isnan(rows[1:]).all()
+    whole = put(np.ones((3, 2), "int32"), device)
+    assert xdev.to_numpy(compile_(ops.embedding)(whole, indices)).tolist() == [[1, 1], [0, 0], [0, 0], [0, 0]]
+
+    def loss(table, indices):
+        xp = xdev.namespace(table)
+        rows = ops.embedding(table, indices)
+        return xp.sum(xp.where(xp.isnan(rows), xp.zeros_like(rows), rows))
+
+    gradient = compile_(xdev.grad(loss))(table, indices)
+    assert xdev.to_numpy(gradient).tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+def test_a_table_without_rows(device):
+    table, indices = device.xp.ones((0, 2)), put(np.zeros(2, "int32"), device)
+    text = "indices must be in" if device.kind == "cpu" else "embedding takes a weight of at least one row, got shape"
+    with pytest.raises(DataError, match=text):
+        ops.embedding(table, indices)
+    assert tuple(ops.embedding(table, indices[:0]).shape) == (0, 2)
 
 
 def test_indices_out_of_range(device):

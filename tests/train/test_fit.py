@@ -263,7 +263,9 @@ def test_an_array_captured_from_another_device_is_told(device):
     def f(model, batch):
         return loss(model, (batch[0] + stray, batch[1]))
 
-    with pytest.raises(DeviceMismatchError, match=r"stray, which f takes from outside, is on .* stray = xdev\.to_device\(stray, "):
+    with pytest.raises(
+        DeviceMismatchError, match=r"stray, which f takes from outside, is on .* stray = xdev\.to_device\(stray, "
+    ):
         xdev.fit(_model(device), f, (X, Y), optimizer=optim.sgd(0.1), device=device)
 
 

@@ -124,9 +124,14 @@ def train() -> None:
 @train_app.command()
 def digits(
     device: Annotated[
-        str,
-        typer.Option(help='"all", or devices separated by commas, such as numpy,torch:cuda:0,gpu.'),
-    ] = "all",
+        list[str] | None,
+        typer.Option(
+            metavar="<str>",
+            help='"all", or devices separated by commas, such as numpy,torch:cuda:0,gpu; may be given several times. '
+            "By default the one that XDEV_DEVICE names, else all.",
+            show_default=False,
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Times through the training set.")] = 40,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 128,
     lr: Annotated[float, typer.Option(min=0.0, help="Learning rate of AdamW.")] = 3e-3,
@@ -143,7 +148,7 @@ def digits(
     from .train import Options, train_digits
 
     options = Options(
-        devices=device,
+        devices=None if device is None else tuple(device),
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ __all__ = ["Options", "train_digits"]
 class Options:
     """The options of `xdev train digits`, as its help says them."""
 
-    devices: str
+    devices: tuple[str, ...] | None
     epochs: int
     batch_size: int
     lr: float
@@ -100,25 +101,29 @@ def _train_on(where: Device, data: Digits, options: Options, place: Path, report
     return run
 
 
-def _choose(text: str) -> tuple[list[Device], list[Skipped]]:
-    """Return the devices that the option --device asks for, and what cannot be used."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
+def _choose(options: Sequence[str] | None) -> tuple[list[Device], list[Skipped]]:
+    """Return the devices that the options --device ask for, and what cannot be used."""
+    words: list[str | None] = [word.strip() for text in options or () for word in text.split(",") if word.strip()]
+    if options is None:
+        words = [None if os.environ.get("XDEV_DEVICE") else "all"]
+    elif not words:
         raise DeviceError('--device is empty; say "all", or devices such as numpy,torch:cuda:0')
     chosen: list[Device] = []
     skipped: list[Skipped] = []
     for word in words:
         if word == "all":
-            found = survey()
-            chosen += usable(found)
-            skipped += [Skipped(entry.name, entry.name, entry.reason) for entry in found if not entry.devices]
             continue
         try:
-            chosen.append(device(word))
+            chosen.append(device(word))  # None is what XDEV_DEVICE says
         except (DeviceError, UnknownBackendError):  # there is no such thing: the command line is wrong
             raise
         except Exception as error:  # noqa: BLE001  a plug-in may raise anything; it is reported in the table
-            skipped.append(Skipped(word.partition(":")[0], word, reason(error)))
+            name = word or os.environ["XDEV_DEVICE"]
+            skipped.append(Skipped(name.partition(":")[0], name, reason(error)))
+    if "all" in words:
+        found = survey()
+        chosen = usable(found)
+        skipped = [Skipped(entry.name, entry.name, entry.reason) for entry in found if not entry.devices]
     return list(dict.fromkeys(chosen)), list(dict.fromkeys(skipped))
 
 

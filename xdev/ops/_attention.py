@@ -7,7 +7,7 @@ from typing import Any
 
 from ..contract import dtype_name
 from ..errors import DataError
-from ._checks import check_floating, narrow, widen
+from ._checks import check_arrays, check_floating, narrow, widen
 from ._dispatch import Op
 
 __all__ = ["attention"]
@@ -100,6 +100,8 @@ def attention(q: Any, k: Any, v: Any, /, *, mask: Any = None, causal: bool = Fal
         If the shapes do not fit.
     DTypeError
         If `q` is not real floating.
+    ArrayTypeError
+        If an argument is no array.
 
     References
     ----------
@@ -114,7 +116,13 @@ def attention(q: Any, k: Any, v: Any, /, *, mask: Any = None, causal: bool = Fal
     (1, 3, 4)
     """
     check_floating("attention", q, "q")
-    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+    try:
+        fits = min(q.ndim, k.ndim, v.ndim) >= 2 and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
+        adds = mask is not None and dtype_name(mask.dtype) != "bool"
+    except AttributeError:
+        check_arrays("attention", k=k, v=v, mask=mask)
+        raise
+    if not fits:
         raise DataError(
             "attention takes q (..., length, head_dim), k (..., source, head_dim) and v (..., source, value_dim), "
             f"got {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
@@ -122,6 +130,6 @@ def attention(q: Any, k: Any, v: Any, /, *, mask: Any = None, causal: bool = Fal
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if mask is None:
         return _attention_op(q, k, v, causal=causal, scale=scale)
-    if dtype_name(mask.dtype) != "bool":
+    if adds:
         check_floating("attention", mask, "a mask that is boolean or")
     return _attention_op(q, k, v, mask, causal=causal, scale=scale)

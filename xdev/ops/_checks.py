@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -11,7 +11,18 @@ from ..device import device_of_array, native_of
 from ..errors import ArrayTypeError, DataError, DTypeError, a
 from ..ledger import active, muted
 
-__all__ = ["check_floating", "check_indices", "check_integer", "check_same_shape", "is_wide", "narrow", "widen"]
+__all__ = [
+    "check_arrays",
+    "check_floating",
+    "check_indices",
+    "check_integer",
+    "check_same_shape",
+    "is_integer",
+    "is_wide",
+    "narrow",
+    "refuse_empty",
+    "widen",
+]
 
 
 def is_wide(x: Any) -> bool:
@@ -29,6 +40,11 @@ def narrow(xp: Any, y: Any, dtype: Any) -> Any:
     return y if y.dtype == dtype else xp.astype(y, dtype)
 
 
+def is_integer(n: Any) -> bool:
+    """Return whether a number is an integer of Python or NumPy; True and False are none."""
+    return type(n) is int or isinstance(n, np.integer)
+
+
 def check_floating(op: str, x: Any, what: str = "") -> None:
     """Refuse what is no real floating array."""
     dtype = getattr(x, "dtype", None)
@@ -38,6 +54,13 @@ def check_floating(op: str, x: Any, what: str = "") -> None:
         raise DTypeError(
             f"{op} takes {what or 'an array'} of a real floating dtype, got {dtype_name(dtype)}; cast with xp.astype"
         )
+
+
+def check_arrays(op: str, **arguments: Any) -> None:
+    """Refuse arguments that are no arrays; called where an attribute of an array was missed."""
+    for name, x in arguments.items():
+        if x is not None and not (hasattr(x, "shape") and hasattr(x, "dtype")):
+            raise ArrayTypeError(f"{op} takes {name} as an array, got {a(type(x).__name__)}; xdev.asarray(x) makes one")
 
 
 def check_integer(op: str, x: Any, what: str) -> None:
@@ -60,6 +83,13 @@ def check_same_shape(op: str, a: Any, b: Any, names: tuple[str, str]) -> None:
             f"{op} takes {names[0]} and {names[1]} of one shape, got {tuple(a.shape)} and {tuple(b.shape)}; "
             "reshape one of them (nothing is broadcast here)"
         )
+    if 0 in a.shape:
+        refuse_empty(op, " and ".join(names), a.shape)
+
+
+def refuse_empty(op: str, what: str, shape: Any) -> NoReturn:
+    """Raise for a mean over nothing, which some frameworks warn of and none can compute."""
+    raise DataError(f"{op} of no positions has no mean: {what} have shape {tuple(shape)}; leave empty batches out")
 
 
 def check_indices(indices: Any, n: int, what: str) -> bool:

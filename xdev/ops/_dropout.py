@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import ArrayTypeError, ConfigurationError, a
 from ..random import Generator
 from ._checks import check_floating
 from ._dispatch import Op
@@ -41,10 +42,10 @@ def dropout(x: Any, /, *, rate: float, rng: Generator) -> Any:
 
     Raises
     ------
-    ValueError
-        If `rate` is not in [0, 1).
-    TypeError
-        If `rng` is no generator.
+    ConfigurationError
+        If `rate` is no number in [0, 1).
+    ArrayTypeError
+        If `rng` is no generator, or `x` no array.
     DTypeError
         If `x` is not real floating.
 
@@ -60,11 +61,15 @@ def dropout(x: Any, /, *, rate: float, rng: Generator) -> Any:
     np.float64(2.0)
     """
     check_floating("dropout", x)
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout takes a rate in [0, 1), got {rate}")
+    try:
+        fits = 0 <= rate < 1
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ConfigurationError(f"dropout takes a rate in [0, 1), got {rate!r}")
     if not isinstance(rng, Generator):
-        raise TypeError(
-            f"dropout takes rng=, an xdev.random.Generator, got a {type(rng).__name__}; "
+        raise ArrayTypeError(
+            f"dropout takes rng=, an xdev.random.Generator, got {a(type(rng).__name__)}; "
             "a loss gets one as its third argument: loss(model, batch, rng)"
         )
     if rate == 0:

@@ -7,7 +7,15 @@ from typing import Any
 
 from ..errors import DataError
 from ._activations import sigmoid_op
-from ._checks import check_floating, check_indices, check_integer, check_same_shape, narrow, widen
+from ._checks import (
+    check_floating,
+    check_indices,
+    check_integer,
+    check_same_shape,
+    narrow,
+    refuse_empty,
+    widen,
+)
 from ._dispatch import Op
 from ._linear import is_label
 
@@ -60,8 +68,9 @@ def cross_entropy(logits: Any, labels: Any, /) -> Any:
     Raises
     ------
     DataError
-        If the shapes do not fit; or if a label is out of range and the labels are on a CPU. An accelerator would have
-        to be waited for, and under `xdev.jit` there are no values yet: there, the loss and its gradient are NaN.
+        If the shapes do not fit; if there are no positions; or if a label is out of range and the labels are on a CPU.
+        An accelerator would have to be waited for, and under `xdev.jit` there are no values yet: there, the loss and
+        its gradient are NaN.
     DTypeError
         If the labels are no integers, or the logits not real floating.
 
@@ -78,6 +87,10 @@ def cross_entropy(logits: Any, labels: Any, /) -> Any:
     if labels.shape != shape[:-1] or not shape:
         expected = f"expected labels of shape {tuple(shape[:-1])}" if shape else "expected logits (..., classes)"
         raise DataError(f"labels have shape {tuple(labels.shape)}, logits {tuple(shape)}: {expected}")
+    if 0 in shape:
+        if shape[-1]:
+            refuse_empty("cross_entropy", "logits", shape)
+        raise DataError(f"cross_entropy takes logits (..., classes) of at least one class, got shape {tuple(shape)}")
     return _cross_entropy_op(logits, labels, checked=check_indices(labels, shape[-1], "labels"))
 
 
@@ -110,7 +123,7 @@ def mse(prediction: Any, target: Any, /) -> Any:
     Raises
     ------
     DataError
-        If the shapes differ.
+        If the shapes differ, or there are no positions.
     DTypeError
         If either is not real floating.
 
@@ -161,7 +174,7 @@ def binary_cross_entropy_with_logits(logits: Any, targets: Any, /) -> Any:
     Raises
     ------
     DataError
-        If the shapes differ.
+        If the shapes differ, or there are no positions.
     DTypeError
         If either is not real floating.
 

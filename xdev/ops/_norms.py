@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import DataError
-from ._checks import check_floating, narrow, widen
+from ._checks import check_arrays, check_floating, narrow, widen
 from ._dispatch import Op
 
 __all__ = ["layer_norm", "rms_norm"]
@@ -61,8 +61,15 @@ _layer_norm_op = Op("layer_norm", _layer_norm, _layer_norm_rule, saves=True)
 
 def _check(op: str, x: Any, **parameters: Any) -> None:
     check_floating(op, x)
+    if x.ndim == 0:
+        raise DataError(f"{op} takes x of shape (..., width), got (); it works along the last axis")
     for name, parameter in parameters.items():
-        if parameter is not None and parameter.shape != x.shape[-1:]:
+        try:
+            fits = parameter is None or parameter.shape == x.shape[-1:]
+        except AttributeError:
+            check_arrays(op, **{name: parameter})
+            raise
+        if not fits:
             raise DataError(
                 f"{op} of x with shape {tuple(x.shape)} takes {name} of shape {tuple(x.shape[-1:])}, "
                 f"got {tuple(parameter.shape)}"
@@ -89,7 +96,7 @@ def layer_norm(x: Any, /, weight: Any = None, bias: Any = None, *, eps: float = 
     Raises
     ------
     DataError
-        If `weight` or `bias` does not have the width of `x`.
+        If `x` has no axis, or `weight` or `bias` does not have its width.
     DTypeError
         If `x` is not real floating.
 
@@ -142,7 +149,7 @@ def rms_norm(x: Any, /, weight: Any = None, *, eps: float = 1e-5) -> Any:
     Raises
     ------
     DataError
-        If `weight` does not have the width of `x`.
+        If `x` has no axis, or `weight` does not have its width.
     DTypeError
         If `x` is not real floating.
 

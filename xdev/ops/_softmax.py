@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._checks import check_floating, narrow, widen
+from ..device import namespace
+from ..errors import ConfigurationError
+from ._checks import check_floating, is_integer, narrow, widen
 from ._dispatch import Op
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
 Axis = int | tuple[int, ...] | None
+
+
+def _axis_of(op: str, axis: Any, x: Any) -> Axis:
+    """Return an axis as ints, or several; raise for what names none of `x`."""
+    if axis is None:
+        return None
+    named = axis if isinstance(axis, tuple) else (axis,)
+    if all(map(is_integer, named)):
+        axes = tuple(map(int, named))
+        if all(-x.ndim <= k < x.ndim for k in axes) and len({k % x.ndim for k in axes}) == len(axes):
+            return axes if isinstance(axis, tuple) else axes[0]
+    expected = f"an int from {-x.ndim} to {x.ndim - 1}, a tuple of different ones, or None" if x.ndim else "axis=None"
+    raise ConfigurationError(f"{op} of x with shape {tuple(x.shape)} takes {expected}; got axis={axis!r}")
+
+
+def _of_a_number(op: Op, x: Any) -> Any:
+    """Apply an op to an array without axes as to one with one: kernels need an axis."""
+    xp = namespace(x)
+    return xp.reshape(op(xp.reshape(x, (1,)), axis=0), ())
 
 
 def _softmax(xp: Any, x: Any, *, axis: Axis) -> Any:
@@ -45,6 +66,8 @@ def softmax(x: Any, /, *, axis: Axis = -1) -> Any:
 
     Raises
     ------
+    ConfigurationError
+        If `x` has no such axis, or it is named twice.
     DTypeError
         If `x` is not real floating.
 
@@ -56,6 +79,11 @@ def softmax(x: Any, /, *, axis: Axis = -1) -> Any:
     array([0.5, 0.5])
     """
     check_floating("softmax", x)
+    n = x.ndim
+    if type(axis) is not int or not -n <= axis < n:
+        axis = _axis_of("softmax", axis, x)
+        if n == 0:
+            return _of_a_number(_softmax_op, x)
     return _softmax_op(x, axis=axis)
 
 
@@ -90,6 +118,8 @@ def log_softmax(x: Any, /, *, axis: Axis = -1) -> Any:
 
     Raises
     ------
+    ConfigurationError
+        If `x` has no such axis, or it is named twice.
     DTypeError
         If `x` is not real floating.
 
@@ -101,6 +131,11 @@ def log_softmax(x: Any, /, *, axis: Axis = -1) -> Any:
     array([-1000.,     0.])
     """
     check_floating("log_softmax", x)
+    n = x.ndim
+    if type(axis) is not int or not -n <= axis < n:
+        axis = _axis_of("log_softmax", axis, x)
+        if n == 0:
+            return _of_a_number(_log_softmax_op, x)
     return _log_softmax_op(x, axis=axis)
 
 
@@ -155,6 +190,8 @@ def logsumexp(x: Any, /, *, axis: Axis = -1, keepdims: bool = False) -> Any:
 
     Raises
     ------
+    ConfigurationError
+        If `x` has no such axis, or it is named twice.
     DTypeError
         If `x` is not real floating.
 
@@ -166,4 +203,7 @@ def logsumexp(x: Any, /, *, axis: Axis = -1, keepdims: bool = False) -> Any:
     1000.6931
     """
     check_floating("logsumexp", x)
+    n = x.ndim
+    if type(axis) is not int or not -n <= axis < n:
+        axis = _axis_of("logsumexp", axis, x)
     return _logsumexp_op(x, axis=axis, keepdims=keepdims)

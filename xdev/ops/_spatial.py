@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..errors import DataError
-from ._checks import check_floating
+from ..errors import ConfigurationError, DataError
+from ._checks import check_arrays, check_floating, is_integer
 from ._dispatch import Op
 
 __all__ = ["avg_pool2d", "conv2d", "max_pool2d"]
@@ -130,10 +130,38 @@ _conv2d_op = Op("conv2d", _conv2d, _conv2d_rule)
 
 
 def _pair(op: str, name: str, value: Any, least: int) -> Pair:
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(n, int) and n >= least for n in pair):
-        raise ValueError(f"{op} takes {name} as an int or a pair of ints of at least {least}, got {value!r}")
-    return pair
+    if type(value) is int and value >= least:
+        return value, value
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or not all(is_integer(n) and n >= least for n in pair):
+        raise ConfigurationError(f"{op} takes {name} as an int or a pair of ints of at least {least}, got {value!r}")
+    return int(pair[0]), int(pair[1])
+
+
+def _check_filters(x: Any, weight: Any, groups: Any) -> None:
+    """Refuse images and filters that do not fit each other, saying why."""
+    check_arrays("conv2d", x=x, weight=weight)
+    if not is_integer(groups) or groups < 1:
+        raise ConfigurationError(f"conv2d takes groups as a positive int, got {groups!r}")
+    shape, filters = tuple(x.shape), tuple(weight.shape)
+    why = ""
+    if len(shape) != 4:
+        why = f"x of shape (batch, channels, height, width), got {shape}"
+    elif len(filters) != 4:
+        why = f"weight of shape (out, channels / groups, rows, columns), got {filters}"
+    elif shape[1] % groups:
+        why = f"channels that groups divide, got {shape[1]} channels in x of shape {shape} and {groups=}"
+    elif filters[1] * groups != shape[1]:
+        why = (
+            f"weight of shape (out, channels / groups, rows, columns) = (out, {shape[1] // groups}, rows, columns) "
+            f"here, got {filters} with x of shape {shape} and {groups=}"
+        )
+    elif filters[0] % groups:
+        why = f"filters that groups divide, got {filters[0]} filters in weight of shape {filters} and {groups=}"
+    elif 0 in filters:
+        why = f"at least one filter of at least one pixel, got weight of shape {filters}"
+    if why:
+        raise DataError(f"conv2d takes {why}")
 
 
 def _check_image(op: str, x: Any, window: Window) -> None:
@@ -143,7 +171,7 @@ def _check_image(op: str, x: Any, window: Window) -> None:
     if min(window.output(x.shape)) < 1:
         raise DataError(
             f"{op}: a window of size {window.size}, dilation {window.dilation} and padding {window.padding} does not "
-            f"fit into an image of {tuple(x.shape[2:])}"
+            f"fit into an image of {tuple(x.shape[2:])}; take a smaller window, or more padding"
         )
 
 
@@ -181,9 +209,13 @@ def conv2d(
     Raises
     ------
     DataError
-        If the shapes do not fit.
-    ValueError
-        If `stride`, `padding` or `dilation` is no int or pair of ints in range.
+        If the shapes do not fit, or `groups` does not divide channels and filters.
+    ConfigurationError
+        If `stride`, `padding` or `dilation` is no int or pair of ints in range, or `groups` no positive int.
+    DTypeError
+        If `x` is not real floating.
+    ArrayTypeError
+        If an argument is no array.
 
     Examples
     --------
@@ -195,11 +227,13 @@ def conv2d(
            [6., 9., 9., 6.],
            [4., 6., 6., 4.]])
     """
-    if len(weight.shape) != 4 or x.ndim != 4 or weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
-        raise DataError(
-            "conv2d takes x of shape (batch, channels, height, width) and weight of shape "
-            f"(out, channels / groups, rows, columns), got {tuple(x.shape)}, {tuple(weight.shape)} and {groups=}"
-        )
+    try:
+        out, each, rows, columns = weight.shape
+        fits = x.ndim == 4 and type(groups) is int and each * groups == x.shape[1] and out and rows and columns
+    except (AttributeError, ValueError):
+        fits = False
+    if not fits or groups < 1 or out % groups:
+        _check_filters(x, weight, groups)
     window = Window(
         (weight.shape[2], weight.shape[3]),
         _pair("conv2d", "stride", stride, 1),
@@ -208,10 +242,11 @@ def conv2d(
     )
     _check_image("conv2d", x, window)
     if bias is None:
-        return _conv2d_op(x, weight, window=window, groups=groups)
+        return _conv2d_op(x, weight, window=window, groups=int(groups))
+    check_arrays("conv2d", bias=bias)
     if tuple(bias.shape) != (weight.shape[0],):
         raise DataError(f"conv2d takes a bias of shape ({weight.shape[0]},) here, got {tuple(bias.shape)}")
-    return _conv2d_op(x, weight, bias, window=window, groups=groups)
+    return _conv2d_op(x, weight, bias, window=window, groups=int(groups))
 
 
 # -- pooling -------------------------------------------------------------------------------------------------
@@ -271,7 +306,7 @@ def _pool_window(op: str, size: Any, stride: Any, padding: Any) -> Window:
         (1, 1),
     )
     if any(2 * p > n for p, n in zip(window.padding, pair, strict=True)):
-        raise ValueError(f"{op} takes padding of at most half the size {pair}, got {padding!r}")
+        raise ConfigurationError(f"{op} takes padding of at most half the size {pair}, got {padding!r}")
     return window
 
 
@@ -298,8 +333,10 @@ def max_pool2d(x: Any, /, size: int | Pair, *, stride: int | Pair | None = None,
     ------
     DataError
         If the window does not fit.
-    ValueError
+    ConfigurationError
         If `size`, `stride` or `padding` is no int or pair of ints in range.
+    DTypeError
+        If `x` is not real floating.
 
     Examples
     --------
@@ -337,8 +374,10 @@ def avg_pool2d(x: Any, /, size: int | Pair, *, stride: int | Pair | None = None,
     ------
     DataError
         If the window does not fit.
-    ValueError
+    ConfigurationError
         If `size`, `stride` or `padding` is no int or pair of ints in range.
+    DTypeError
+        If `x` is not real floating.
 
     Examples
     --------
