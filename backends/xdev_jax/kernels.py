@@ -21,6 +21,19 @@ def _logsumexp(x: Any, *, axis: Any, keepdims: bool) -> Any:
     return jax.nn.logsumexp(wide, axis=axis, keepdims=keepdims).astype(x.dtype)
 
 
+def _cross_entropy(logits: Any, labels: Any, *, checked: bool) -> Any:
+    wide = logits if logits.dtype.itemsize > 2 else logits.astype(jnp.float32)
+    classes = wide.shape[-1]
+    labels = labels if labels.dtype.itemsize > 2 else labels.astype(jnp.int32)  # small ones hold no 1,000 classes
+    hot = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
+    # Gradients through the largest logit cancel; XLA does not see that.
+    shifted = wide - jax.lax.stop_gradient(wide.max(axis=-1, keepdims=True))
+    each = jnp.log(jnp.exp(shifted).sum(axis=-1)) - jnp.where(hot, shifted, 0).sum(axis=-1)
+    if not checked:  # by multiplication, so that gradients become NaN too
+        each = each * jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(each.dtype)
+    return each.mean().astype(logits.dtype)
+
+
 def _conv2d(x: Any, weight: Any, bias: Any = None, *, window: Any, groups: int) -> Any:
     y = jax.lax.conv_general_dilated(
         x,
@@ -50,6 +63,7 @@ def _avg_pool2d(x: Any, *, window: Any) -> Any:
 KERNELS: dict[str, Callable[..., Any]] = {
     "avg_pool2d": _avg_pool2d,
     "conv2d": _conv2d,
+    "cross_entropy": _cross_entropy,
     "gelu": _gelu,
     "logsumexp": _logsumexp,
     "max_pool2d": _max_pool2d,

@@ -71,6 +71,16 @@ class ModelSpec:
         )
 
 
+class Flattened:
+    """The optimizer's state as its leaves, which compiled steps pass on; a tree again when somebody looks."""
+
+    __slots__ = ("leaves", "treedef")
+
+    def __init__(self, leaves: list[Any], treedef: tree.TreeDef) -> None:
+        self.leaves = leaves
+        self.treedef = treedef
+
+
 class TrainState:
     """Everything that a training step reads and replaces.
 
@@ -187,7 +197,16 @@ class TrainState:
     def opt_state(self) -> Any:
         """The optimizer's state."""
         self._live()
+        if type(self._opt_state) is Flattened:
+            self._opt_state = tree.unflatten(self._opt_state.treedef, self._opt_state.leaves)
         return self._opt_state
+
+    def flat_opt_state(self) -> Flattened:
+        """Return the optimizer's state as its leaves."""
+        self._live()
+        if type(self._opt_state) is Flattened:
+            return self._opt_state
+        return Flattened(*tree.flatten(self._opt_state))
 
     @property
     def model(self) -> Any:
@@ -210,7 +229,7 @@ class TrainState:
 
         with self.device.scope():
             params, others = [clone(x) for x in self._params], [clone(x) for x in self._others]
-            opt_state = tree.map(clone, self._opt_state)
+            opt_state = tree.map(clone, self.opt_state)
         return TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device, self.optimizer)
 
     def succeed(self, params: list[Array], others: list[Array], opt_state: Any) -> TrainState:

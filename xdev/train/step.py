@@ -15,7 +15,7 @@ from ..explanation import explained
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
 from .signature import check_loss, takes_rng
-from .state import ModelSpec, TrainState
+from .state import Flattened, ModelSpec, TrainState
 
 __all__ = ["Step", "make_step", "parts"]
 
@@ -91,7 +91,7 @@ class Step:
         self._compiled: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        params, others, opt_state = state.params, state.others, state.opt_state
+        params, others = state.params, state.others
         backend = state.device.backend
         leaves, treedef = tree.flatten(batch)
         for leaf in leaves:
@@ -103,8 +103,8 @@ class Step:
         roots = lambda: [("model", state.model), ("batch", batch)]  # noqa: E731
         with explained(backend, roots, self.loss), state.device.scope():
             if type(backend).jit is Backend.jit:
-                return self._eager(state, backend, params, others, opt_state, batch)
-            return self._compiled_step(state, backend, params, others, opt_state, leaves, treedef)
+                return self._eager(state, backend, params, others, state.opt_state, batch)
+            return self._compiled_step(state, backend, params, others, leaves, treedef)
 
     def _check_optimizer(self, state: TrainState) -> None:
         """Refuse a state that was made for an optimizer whose state has another structure."""
@@ -148,23 +148,23 @@ class Step:
         backend: Backend,
         params: list[Array],
         others: list[Array],
-        opt_state: Any,
         leaves: list[Array],
         treedef: tree.TreeDef,
     ) -> tuple[TrainState, dict[str, Any]]:
-        opt_leaves, opt_treedef = tree.flatten(opt_state)
+        opt_state = state.flat_opt_state()
+        opt_treedef = opt_state.treedef
         rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
         # With the shapes, since metrics that are no arrays may depend on them.
-        shapes = tuple((leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else type(leaf) for leaf in leaves)
-        key = (backend, state.spec, treedef, opt_treedef, shapes)
+        shapes = [(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else type(leaf) for leaf in leaves]
+        key = (backend, state.spec, treedef, opt_treedef, *shapes)
         found = self._compiled.get(key)
         if found is None:
             found = self._compile(backend, state.spec, treedef, opt_treedef, rng_treedef)
             self._compiled[key] = found
         function, box = found
-        params, new_others, opt_leaves, value, arrays = function(params, others, opt_leaves, rng_leaves, leaves)
-        opt_state = tree.unflatten(opt_treedef, opt_leaves)
-        return state.succeed(params, new_others or others, opt_state), {"loss": value, **box[0](arrays)}
+        params, new_others, opt_leaves, value, arrays = function(params, others, opt_state.leaves, rng_leaves, leaves)
+        flat = Flattened(opt_leaves, opt_treedef)
+        return state.succeed(params, new_others or others, flat), {"loss": value, **box[0](arrays)}
 
     def _compile(
         self,
