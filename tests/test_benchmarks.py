@@ -15,6 +15,7 @@ QUICK = ["--rounds", "2", "--passes", "1", "--seconds", "0"]
 RUNS = {
     "train_step": [*QUICK, *MLP, "--frameworks", "numpy", "--loop-steps", "2"],
     "dispatch": [*QUICK, "--frameworks", "numpy", "strict", "--import-rounds", "1"],
+    "random": [*QUICK, "--size", "1000", "--frameworks", "numpy"],
     "transfer": [*QUICK, "--sizes", "1024", "--counts", "1", "3"],
     "autodiff": [*QUICK, *MLP, "--links", "3", "--frameworks", "numpy"],
 }

@@ -1,6 +1,8 @@
 """Namespaces bound to a device, and the namespace of arrays."""
 
+import itertools
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -177,13 +179,28 @@ FLOATING = {
     "eye": lambda xp: xp.eye(3),
     "zeros": lambda xp: xp.zeros(3),
     "linspace": lambda xp: xp.linspace(0.0, 1.0, 3),
+    "linspace of integers": lambda xp: xp.linspace(0, 4, 3),
     "full": lambda xp: xp.full((3,), 0.5),
+    "full by name": lambda xp: xp.full((), fill_value=float("inf")),
     "asarray": lambda xp: xp.asarray([[0.5, 1], [2, 3]]),
     "asarray of a number": lambda xp: xp.asarray(0.5),
+    "asarray of nothing": lambda xp: xp.asarray([[], []]),
     "arange": lambda xp: xp.arange(0.0, 1.0, 0.5),
+    "arange by name": lambda xp: xp.arange(3, step=0.5),
+    "fft.fftfreq": lambda xp: xp.fft.fftfreq(4),
+    "fft.rfftfreq": lambda xp: xp.fft.rfftfreq(4),
+    "xdev.asarray": lambda xp: xdev.asarray([0.5, 1], device=xp._label),
+    "random uniform": lambda xp: xdev.random.Generator(0, xp._label).uniform(3),
+    "random normal": lambda xp: xdev.random.Generator(0, xp._label).normal(3),
+    "random truncated_normal": lambda xp: xdev.random.Generator(0, xp._label).truncated_normal(3),
+    "random exponential": lambda xp: xdev.random.Generator(0, xp._label).exponential(3),
 }
 NOT_FLOATING = {
     "full": lambda xp: xp.full((3,), 2),
+    "full without axes": lambda xp: xp.full((), 2),
+    "full of bools": lambda xp: xp.full(3, True),
+    "array of float64": lambda xp: xp.asarray(xp.asarray([1.5], dtype=xp.float32)),
+    "complex full": lambda xp: xp.full(2, 1j),
     "asarray": lambda xp: xp.asarray([1, 2]),
     "asarray of bools": lambda xp: xp.asarray([True]),
     "arange": lambda xp: xp.arange(3),
@@ -193,27 +210,147 @@ NOT_FLOATING = {
 }
 
 
+def test_every_creation_function_that_makes_floats_has_a_case():
+    assert {case.split()[0] for case in FLOATING} >= CREATION - {"from_dlpack"}
+
+
 @pytest.mark.parametrize("case", FLOATING)
 def test_the_default_dtype_is_the_frameworks_unless_precision_says_otherwise(backend, xp, case):
+    if case.startswith("fft") and not hasattr(xp, "fft"):
+        pytest.skip("the extension is optional")
+    before = dtype_name(FLOATING[case](xp).dtype)
     if backend.name in DEFAULT_FLOATS:
-        assert dtype_name(FLOATING[case](xp).dtype) == DEFAULT_FLOATS[backend.name]
+        assert before == ("float32" if case.startswith("random") else DEFAULT_FLOATS[backend.name])
     for dtype in ("float32", "float64"):
         with xdev.precision(dtype):
             assert dtype_name(FLOATING[case](xp).dtype) == dtype
+    assert dtype_name(FLOATING[case](xp).dtype) == before
+
+
+@pytest.mark.parametrize("case", FLOATING)
+def test_precision_bfloat16(device, xp, case):
+    if case.startswith("fft") and not hasattr(xp, "fft"):
+        pytest.skip("the extension is optional")
+    with xdev.precision("bfloat16"):
+        if device.backend.holds("bfloat16", device.info):
+            assert dtype_name(FLOATING[case](xp).dtype) == "bfloat16"
+            return
+        if case == "xdev.asarray":
+            return  # it takes in what ml_dtypes has, on the way to a device that holds it
+        with pytest.raises(xdev.DTypeError, match=f"{device} does not hold bfloat16"):
+            FLOATING[case](xp)
+
+
+@pytest.mark.xdev_backends(only="numpy", reason="it holds no bfloat16")
+def test_precision_that_the_device_does_not_hold(xp):
+    with xdev.precision("bfloat16"), pytest.raises(xdev.DTypeError) as caught:
+        xp.zeros(3)
+    assert str(caught.value) == (
+        "numpy:cpu:0 does not hold bfloat16, which xdev.precision sets; pass dtype=, use another device, or, if its "
+        "framework was loaded within the block, enter the block after that"
+    )
 
 
 @pytest.mark.parametrize("case", NOT_FLOATING)
-def test_precision_changes_floats_only(xp, case):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_precision_changes_floats_only(xp, case, dtype):
     before = dtype_name(NOT_FLOATING[case](xp).dtype)
-    with xdev.precision("float32"):
+    with xdev.precision(dtype):
         assert dtype_name(NOT_FLOATING[case](xp).dtype) == before
 
 
-def test_precision_bfloat16(device, xp):
-    if not device.backend.capabilities.has_bfloat16:
-        pytest.skip("the backend does not compute in bfloat16")
-    with xdev.precision("bfloat16"):
-        assert dtype_name(xp.zeros(3).dtype) == "bfloat16"
+@pytest.mark.xdev_backends(only="jax", reason="only there the dtype exists within the block alone")
+def test_a_float64_array_of_jax_that_leaves_the_block(device, xp, tmp_path):
+    with xdev.precision("float64"):
+        x = xp.asarray([1 / 3, 2 / 3])
+        doubled = x * 2
+    assert dtype_name(x.dtype) == "float64"
+    # What only reads it is exact,
+    assert xdev.to_numpy(x).tolist() == [1 / 3, 2 / 3]
+    assert xdev.item(x[0]) == 1 / 3
+    assert xdev.to_numpy(xdev.to_device(x, "torch:cpu")).tolist() == [1 / 3, 2 / 3]
+    xdev.save(tmp_path / "x", {"x": x})
+    assert xdev.to_numpy(xdev.load(tmp_path / "x", device="numpy")["x"]).tolist() == [1 / 3, 2 / 3]
+    # a second block computes with it as the first one did,
+    with xdev.precision("float64"):
+        again = x * 2
+    assert dtype_name(again.dtype) == "float64"
+    assert xdev.to_numpy(again).tolist() == xdev.to_numpy(doubled).tolist() == [2 / 3, 4 / 3]
+    # and what computes with it outside makes float32 of it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of them warn
+        for compute in (lambda x: x + 1, xp.sum, xdev.jit(lambda x: x * 2), lambda x: x + xp.ones(2)):
+            assert dtype_name(compute(x).dtype) == "float32"
+
+
+# -- promotion ---------------------------------------------------------------------------------------
+
+SIGNED, UNSIGNED = ("int8", "int16", "int32", "int64"), ("uint8", "uint16", "uint32", "uint64")
+FLOATS = ("bfloat16", "float16", "float32", "float64")
+
+
+def promoted(a, b):
+    """Return what the standard says of two numeric dtypes, or, where it leaves them open, the floating one."""
+    if a == b:
+        return a
+    if "float" in b:
+        if "float" not in a:
+            return b  # left open
+        return "float32" if {a, b} == {"bfloat16", "float16"} else max(a, b, key=FLOATS.index)
+    if (a in SIGNED) == (b in SIGNED):
+        return max(a, b, key=(SIGNED + UNSIGNED).index)
+    signed, unsigned = (a, b) if a in SIGNED else (b, a)
+    bits = max(int(signed.removeprefix("int")), 2 * int(unsigned.removeprefix("uint")))
+    return f"int{bits}" if bits <= 64 else "float64"  # left open
+
+
+def pairs(first, second):
+    return [(a, b) for a in first for b in second]
+
+
+NUMPY_LIKE = (
+    (pairs(["int16", "uint16"], ["float16"]), "float32", "a float that holds every integer of the dtype"),
+    (pairs(["int32", "uint32", "int64", "uint64"], ["float16", "float32"]), "float64", "the same"),
+)
+NO_MIXING = "the standard leaves it open, so that strict refuses it"
+DIFFERENT = {
+    "numpy": NUMPY_LIKE,
+    "cupy": (
+        *NUMPY_LIKE,
+        (pairs(["int16", "uint16", "int32", "uint32", "int64", "uint64"], ["bfloat16"]), None, "ml_dtypes has no rule"),
+        ([("bfloat16", "float16")], None, "ml_dtypes has no rule"),
+    ),
+    "torch": (
+        (pairs(SIGNED, UNSIGNED[1:]), None, "wider unsigned integers promote with floats alone"),
+        (pairs(["uint8"], UNSIGNED[1:]), None, "the same"),
+        ([(a, b) for a, b in pairs(UNSIGNED[1:], UNSIGNED[1:]) if a < b], None, "the same"),
+    ),
+    "jax": (),
+    "strict": (
+        (pairs(SIGNED + UNSIGNED, ["float32", "float64"]), None, NO_MIXING),
+        (pairs(SIGNED, ["uint64"]), None, NO_MIXING),
+    ),
+}
+"""Of each backend the pairs that promote otherwise than `promoted` says: to what (None: they raise), and why."""
+
+
+@pytest.mark.parametrize(("a", "b"), list(itertools.combinations_with_replacement(SIGNED + UNSIGNED + FLOATS, 2)))
+def test_promotion_is_the_same_but_for_what_is_listed(device, xp, a, b):
+    if device.backend.name not in DIFFERENT:
+        pytest.skip("a backend of others")
+    with xdev.precision("float64"):  # JAX has 64 bits there alone
+        if not all(device.backend.holds(name, device.info) for name in (a, b)):
+            pytest.skip(f"{device} does not hold both")
+        expected = promoted(a, b)
+        for listed, result, _ in DIFFERENT[device.backend.name]:
+            expected = result if (a, b) in listed else expected
+        x, y = (xp.asarray([1], dtype=device.backend.dtype(name)) for name in (a, b))
+        for first, second in ((x, y), (y, x)):
+            if expected is None:
+                with pytest.raises((TypeError, RuntimeError)):
+                    xp.result_type(first, second)
+            else:
+                assert dtype_name(xp.result_type(first, second)) == expected
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int32", "single", ""])

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import registry
 from .contract import Backend, DeviceInfo
-from .errors import DeviceError
+from .errors import DeviceError, DTypeError
 
 __all__ = ["CREATION", "BoundNamespace"]
 
@@ -60,6 +60,14 @@ class BoundNamespace:
         self.__dict__[name] = value
         return value
 
+    def _default_float(self, name: str) -> Any:
+        if not self._backend.holds(name, self._info):
+            raise DTypeError(
+                f"{self._label} does not hold {name}, which xdev.precision sets; pass dtype=, use another device, or, "
+                "if its framework was loaded within the block, enter the block after that"
+            )
+        return self._backend.dtype(name)
+
     def __dir__(self) -> list[str]:
         return sorted({*dir(self._backend.xp), *self.__dict__})
 
@@ -84,7 +92,7 @@ class BoundExtension:
             creates = name in {"fftfreq", "rfftfreq"}
             value = self._parent._backend.bind(value, name, self._parent._info, creates)
             if creates:
-                value = _with_devices(value, self._parent, f"fft.{name}")
+                value = _with_default_dtype(value, self._parent, f"fft.{name}")
         self.__dict__[name] = value
         return value
 
@@ -93,14 +101,16 @@ class BoundExtension:
 
 
 def _with_default_dtype(create: Callable[..., Any], xp: BoundNamespace, name: str) -> Callable[..., Any]:
-    by_value = name in FLOAT_BY_VALUE
+    by_value, empty_is_float = name in FLOAT_BY_VALUE, name == "asarray"
 
     @functools.wraps(create)
     def create_float(*args: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> Any:
         if dtype is None:
             wanted = default_float.get()
-            if wanted is not None and not (by_value and not any(map(_has_float, (*args, *kwargs.values())))):
-                dtype = xp._backend.dtype(wanted)
+            if wanted is not None and not (
+                by_value and not any(_has_float(value, empty_is_float) for value in (*args, *kwargs.values()))
+            ):
+                dtype = xp._default_float(wanted)
         if device is not None:
             return _create_on(device, xp, name, create, *args, dtype=dtype, **kwargs)
         return create(*args, dtype=dtype, **kwargs)
@@ -152,11 +162,14 @@ def _find(device: Any, cause: Exception | None) -> Any:
         raise error from cause
 
 
-def _has_float(value: Any) -> bool:
-    """Return whether a Python number, or a list that holds one, is a float and none in it is complex."""
+def _has_float(value: Any, empty: bool) -> bool:
+    """Return whether a Python number, or a list that holds one, is a float and none in it is complex.
+
+    An empty list is what `empty` says.
+    """
     if isinstance(value, list | tuple):
         kinds = {type(v) for v in _flat(value)}
-        return float in kinds and kinds <= {bool, int, float}
+        return (float in kinds and kinds <= {bool, int, float}) or (empty and not kinds)
     return type(value) is float
 
 

@@ -27,6 +27,16 @@ EXACT = {
     "permutation": (lambda rng: rng.permutation(100_000), "int32", (100_000,)),
     "choice": (lambda rng: rng.choice(10, (4, 5)), "int32", (4, 5)),
     "choice without replacement": (lambda rng: rng.choice(100, (4, 5), replace=False), "int32", (4, 5)),
+    "choice by weight": (lambda rng: rng.choice(4, (40, 5), p=[0.1, 0.2, 0.3, 0.4]), "int32", (40, 5)),
+    "choice by weight without replacement": (
+        lambda rng: rng.choice(300, (10, 9), replace=False, p=[1 / 300] * 300),
+        "int32",
+        (10, 9),
+    ),
+    "exponential": (lambda rng: rng.exponential((7, 9999)), "float32", (7, 9999)),
+    "exponential of a scale": (lambda rng: rng.exponential(999, scale=0.3), "float32", (999,)),
+    "exponential float64": (lambda rng: rng.exponential(70_000, scale=3, dtype="float64"), "float64", (70_000,)),
+    "exponential float16": (lambda rng: rng.exponential(999, dtype="float16"), "float16", (999,)),
     "nothing": (lambda rng: rng.integers(0, 3, (0, 4)), "int32", (0, 4)),
     "permutation of nothing": (lambda rng: rng.permutation(0), "int32", (0,)),
     "permutation of one": (lambda rng: rng.permutation(1), "int32", (1,)),
@@ -43,9 +53,11 @@ def needs(device, dtype):
 
 
 def ulps(a, b):
-    """Return the greatest distance of float32 arrays, in numbers that lie between."""
-    ordered = [np.where(bits < 0, -(bits & 0x7FFFFFFF), bits) for bits in (a.view(np.int32), b.view(np.int32))]
-    return int(np.max(np.abs(ordered[0].astype(np.int64) - ordered[1].astype(np.int64))))
+    """Return the greatest distance of arrays of one float dtype, in numbers that lie between."""
+    bits = [x.view(f"int{8 * x.dtype.itemsize}").astype(np.int64) for x in (a, b)]
+    lowest = np.iinfo(f"int{8 * a.dtype.itemsize}").min
+    first, second = (np.where(x < 0, lowest - x, x) for x in bits)
+    return int(np.max(np.abs(first - second), initial=0))
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -76,6 +88,41 @@ def test_float32_normals_agree_to_4_ulp(device, view, monkeypatch):
     assert device_of(made) is device
     assert made.dtype == device.xp.float32
     assert ulps(host(device, made).reshape(-1), expected) <= 4
+
+
+BOUNDS = [(-2.0, 2.0), (-0.5, 3.0), (1.0, np.inf), (-np.inf, np.inf), (-4.0, -3.0), (0.0, 0.01), (0.5, 1.5)]
+
+
+@pytest.mark.parametrize(("low", "high"), BOUNDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_truncated_normals_agree_to_4_ulp_and_keep_their_bounds(device, low, high, dtype):
+    needs(device, dtype)
+    made = Generator(3, device).truncated_normal((100, 1000), low=low, high=high, dtype=dtype)
+    assert device_of(made) is device
+    assert made.dtype == device.backend.dtype(dtype)
+    made = host(device, made)
+    assert made.min() >= low
+    assert made.max() <= high
+    assert np.isfinite(made).all()
+    expected = Generator(3, "numpy").truncated_normal((100, 1000), low=low, high=high, dtype=dtype)
+    assert ulps(made, expected) <= 4
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.3, np.inf), (-0.7, 0.1)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_scaled_truncated_normals_keep_their_bounds(device, low, high, dtype):
+    needs(device, dtype)
+    made = Generator(3, device).truncated_normal(20_000, low=low, high=high, mean=0.1, std=0.3, dtype=dtype)
+    made = host(device, made).astype(np.float64)
+    assert made.min() >= 0.1 + 0.3 * low
+    assert made.max() <= 0.1 + 0.3 * high
+    plain = host(device, Generator(3, device).truncated_normal(20_000, low=low, high=high, dtype=dtype))
+    np.testing.assert_allclose(made, plain.astype(np.float64) * 0.3 + 0.1, atol=0.01)
+
+
+def test_a_deviation_of_0_gives_the_mean(device):
+    made = host(device, Generator(3, device).truncated_normal(9, low=-np.inf, high=np.inf, mean=2.5, std=0.0))
+    assert made.tolist() == [2.5] * 9
 
 
 def test_float64_normals_agree(device):
@@ -140,8 +187,8 @@ def test_a_draw_neither_crosses_nor_synchronizes(device):
 
     rng = Generator(0, device)
     with track_transfers() as ledger, budget(to_host=0, to_device=0):
-        for draw, dtype, _ in EXACT.values():
-            if device.backend.holds(dtype, device.info):
+        for name, (draw, dtype, _) in EXACT.items():
+            if "by weight" not in name and device.backend.holds(dtype, device.info):
                 draw(rng)
     assert not ledger.records
 
@@ -173,11 +220,31 @@ REFUSED = {
         lambda rng: rng.bernoulli(np.ones(3), 3),
         r"p is a ndarray, expected a number; for an array of probabilities write rng\.uniform\(p\.shape\) < p",
     ),
+    "no scale": (lambda rng: rng.exponential(3, scale=0), r"exponential got scale=0\.0, expected a positive number"),
+    "scale of text": (lambda rng: rng.exponential(3, scale="a"), r"scale is a str, expected a number"),
+    "bounds in the wrong order": (
+        lambda rng: rng.truncated_normal(3, low=1, high=-1),
+        r"truncated_normal got low=1\.0 and high=-1\.0, expected low < high",
+    ),
+    "bound that is no number": (lambda rng: rng.truncated_normal(3, high=np.nan), r"low=-2\.0 and high=nan, expected"),
+    "deviation of a truncated one": (
+        lambda rng: rng.truncated_normal(3, std=-1),
+        r"truncated_normal got mean=0\.0 and std=-1\.0, expected finite numbers with std >= 0",
+    ),
+    "improbable interval": (
+        lambda rng: rng.truncated_normal(3, low=5, high=6),
+        r"low=5\.0 and high=6\.0, between which a normal number lies with probability 2\.9e-07: too few float32 "
+        r"numbers are made there; widen the interval, or pass dtype='float64'",
+    ),
+    "narrow interval": (
+        lambda rng: rng.truncated_normal(3, low=1, high=1 + 1e-13, dtype="float64"),
+        r"too few float64 numbers are made there; widen the interval, or shift the interval to the centre",
+    ),
     "negative n": (lambda rng: rng.permutation(-1), r"permutation got n=-1, expected 0 or more"),
     "large n": (lambda rng: rng.permutation(2**31), r"permutation got n=2147483648, expected less than 2\*\*31"),
     "n of float": (lambda rng: rng.permutation(3.0), r"n of permutation is 3\.0, a float, expected an integer: rng"),
     "negative split": (lambda rng: rng.split(-2), r"split got n=-2, expected 0 or more"),
-    "choice": (lambda rng: rng.choice(3, 4, replace=False), r"choice got shape \(4,\), 4 of 3 integers; draw fewer"),
+    "choice": (lambda rng: rng.choice(3, 4, replace=False), r"choice got shape \(4,\), 4 of 3 items; draw fewer"),
 }
 
 

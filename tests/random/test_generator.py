@@ -193,6 +193,15 @@ def test_a_captured_generator_is_refused_where_only_the_framework_knows(device):
         jitted(device, lambda leaves: [rng.normal(3) + leaves[0]])([device.xp.zeros(3)])
 
 
+def test_a_generator_is_an_argument_of_a_gradient(device):
+    def loss(x, rng):
+        xp = xdev.namespace(x)
+        return xp.sum(x * rng.normal(3)) + xp.sum(xp.take(x, rng.permutation(3))) + xp.sum(rng.uniform(3))
+
+    gradient = xdev.grad(loss)(device.xp.zeros(3, dtype=device.xp.float32), Generator(5, device))
+    np.testing.assert_allclose(host(device, gradient), Generator(5, "numpy").normal(3) + 1, rtol=1e-6)
+
+
 def test_a_generator_made_inside_is_used_inside_only(device):
     kept = []
 

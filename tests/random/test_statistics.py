@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from xdev.random import Generator, distributions
+from xdev.random import Generator, distributions, inversion
 from xdev.random.threefry import words
 
 stats = pytest.importorskip("scipy.stats")
@@ -96,6 +96,60 @@ def test_normals_are_normal(dtype):
     assert np.sum(np.abs(made) > 4.5) == pytest.approx(6.8, abs=3 * math.sqrt(6.8))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exponentials_are_exponential(dtype):
+    made = Generator(2, "numpy").exponential(1_000_000, dtype=dtype).astype(np.float64)
+    assert made.min() >= 0
+    assert stats.kstest(made, "expon").pvalue > LIMIT
+    for power in (1, 2, 3):
+        moment, variance = math.factorial(power), math.factorial(2 * power) - math.factorial(power) ** 2
+        assert abs(np.mean(made**power) - moment) < 4 * math.sqrt(variance / made.size)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-2, 2), (-0.5, 3), (1, np.inf), (-np.inf, np.inf), (-np.inf, -3), (3.5, 4.5), (0.5, 0.51)]
+)
+def test_truncated_normals_are_truncated_normal(dtype, low, high):
+    made = Generator(4, "numpy").truncated_normal(1_000_000, low=low, high=high, dtype=dtype).astype(np.float64)
+    expected = stats.truncnorm(low, high)
+    assert stats.kstest(made, expected.cdf).pvalue > LIMIT
+    mean, variance = expected.stats("mv")
+    assert abs(made.mean() - mean) < 4 * math.sqrt(variance / made.size)
+
+
+@pytest.mark.parametrize(("low", "high"), [(7, 9), (-30, -20), (36, 36.5)])
+def test_float64_truncated_normals_reach_far_tails(low, high):
+    made = Generator(4, "numpy").truncated_normal(100_000, low=low, high=high, dtype="float64")
+    # scipy.stats.truncnorm is less precise here than the logarithms of the tail's probabilities.
+    tail = special.log_ndtr(-np.abs(made))
+    ends = sorted(float(special.log_ndtr(-abs(end))) for end in (low, high))
+    fraction = np.exp(tail - ends[1]) - math.exp(ends[0] - ends[1])
+    assert stats.kstest(fraction / -math.expm1(ends[0] - ends[1]), "uniform").pvalue > LIMIT
+
+
+@pytest.mark.parametrize("name", ["minus_log32", "minus_log64"])
+def test_logarithms_are_exact_to_3_ulp(xp, backend, device, name):
+    dtype, bits = ("float32", 31) if name.endswith("32") else ("float64", 53)
+    if not backend.holds(dtype, device.info):
+        pytest.skip(f"{device} does not hold {dtype}")
+    small = np.exp2(np.linspace(-bits, -1e-9, 50_000)).astype(dtype)
+    one = small.dtype.type(1)
+    for q, lost in ((small, one - small), (one - small, small)):
+        inside = (q > 0) & (lost > 0) & (q < 1) & (lost < 1)
+        q, lost = q[inside], lost[inside]
+        made = backend.to_host(getattr(inversion, name)(xp, xp.asarray(q, copy=True), xp.asarray(lost, copy=True)))
+        wide = np.longdouble
+        expected = np.where(q < 0.5, -np.log(q.astype(wide)), -np.log1p(-lost.astype(wide)))
+        assert np.max(np.abs(made - expected) / np.spacing(expected.astype(dtype))) <= 3
+
+
+def test_quantiles_are_those_of_scipy():
+    p = np.concatenate([np.exp2(np.linspace(-1000, -1, 20_000)), 1 - np.exp2(np.linspace(-53, -1.01, 20_000))])
+    made, expected = inversion.quantile(np, p), special.ndtri(p)
+    np.testing.assert_allclose(made, expected, rtol=3e-15, atol=1e-15)
+
+
 @pytest.mark.parametrize("n", [2, 10, 1000])
 def test_integers_are_equally_likely(n):
     counts = np.bincount(Generator(n, "numpy").integers(0, n, 1_000_000), minlength=n)
@@ -128,6 +182,26 @@ def test_draws_and_children_are_uncorrelated():
     streams = [rng.normal(100_000), rng.normal(100_000), *(child.normal(100_000) for child in rng.split(6))]
     off_diagonal = np.corrcoef(streams) - np.eye(len(streams))
     assert np.max(np.abs(off_diagonal)) < 5 / math.sqrt(100_000)
+
+
+def test_streams_do_not_overlap():
+    """Words of one stream are not those of another from some place on: no two in a row are shared."""
+    rng = Generator(6, "numpy")
+    streams = [rng.bits(20_000) for _ in range(4)]
+    streams += [child.bits(20_000) for child in rng.split(20)]
+    streams += [child.bits(20_000) for first in rng.split(3) for child in first.split(3)]
+    words = np.stack(streams).astype(np.uint64)
+    pairs = (words[:, :-1] << np.uint64(32)) | words[:, 1:]
+    assert np.unique(pairs).size == pairs.size  # by chance, two of these are equal once in 80 million seeds
+
+
+@pytest.mark.parametrize("bit", [0, 7, 15, 24, 31])
+def test_bits_of_neighbouring_seeds_draws_and_places_are_independent(bit):
+    words = np.stack([Generator(seed, "numpy").bits(50_000) for seed in range(20)])
+    bits = ((words >> np.uint32(bit)) & 1).astype(np.int64)
+    assert stats.binomtest(int(bits.sum()), bits.size).pvalue > LIMIT
+    for one, other in ((bits[:-1], bits[1:]), (bits[:, :-1], bits[:, 1:])):
+        assert stats.binomtest(int((one == other).sum()), one.size).pvalue > LIMIT
 
 
 def test_no_key_occurs_twice():

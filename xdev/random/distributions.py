@@ -10,15 +10,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .inversion import apart, deviate, minus_log32, minus_log64, quantile
 from .threefry import Key, counted, signed
 
 __all__ = [
     "PRECISION",
+    "exponential32",
+    "exponential64",
     "integers",
     "less",
+    "multiply_high",
     "normal32",
     "normal64",
+    "odd_words",
     "permutation",
+    "truncated32",
+    "truncated64",
     "uniform32",
     "uniform64",
     "words32",
@@ -55,82 +62,31 @@ def uniform64(xp: Any, key: Key, start: int, stop: int, stream: int = 0) -> Any:
     return xp.astype(_top(x0, 27), xp.float64) * 2.0**-27 + xp.astype(_top(x1, 26), xp.float64) * 2.0**-53
 
 
-# Polynomials, highest power first, fitted by reweighted least squares in float64:
-# log(m) in m - 3/4 on [1/2, 1], absolute error 3e-8;
-_LOG = (
-    -1.6127866101737247,
-    1.3112176149679131,
-    -0.9129027593356077,
-    0.8309537207085463,
-    -0.7907394777544262,
-    0.790334038746158,
-    -0.8888831532288138,
-    1.3333323319182884,
-    -0.287682081297176,
-)
-# √2 erfinv(x) / x in w - 5/2 with w = -log(1 - x²) below 5, relative error 6e-9;
-_CENTRAL = (
-    -1.243237356988539e-08,
-    3.2855890256742004e-08,
-    6.592640786971233e-07,
-    -4.897003658851988e-06,
-    -7.019230209165148e-06,
-    0.00030878566608582387,
-    -0.00177164456075857,
-    -0.005907717039383572,
-    0.3488020377085169,
-    2.1233134785708883,
-)
-# the same in √w - 3 from there to |x| = 1 - 2**-31, relative error 9e-8.
-_TAIL = (
-    6.420435651650345e-05,
-    -0.00025541234190444573,
-    -1.3643652408810777e-05,
-    0.00186143550128026,
-    -0.005078928700265874,
-    0.008145742384879756,
-    -0.01080939867776682,
-    0.013342508854770055,
-    1.416582902675891,
-    4.006434573556967,
-)
-
-
-def _polynomial(v: Any, coefficients: tuple[float, ...]) -> Any:
-    value = v * coefficients[0]
-    for coefficient in coefficients[1:-1]:
-        value += coefficient
-        value *= v
-    value += coefficients[-1]
-    return value
-
-
 def normal32(xp: Any, key: Key, start: int, stop: int) -> Any:
-    """Return standard normal float32 numbers by inversion, from all bits of a word, up to 6.2 deviations.
-
-    The logarithms of frameworks differ by some units in the last place. Here theirs only find the binary
-    exponent, where a neighbouring one does as well; the rest are operations that all of them round alike.
-    """
+    """Return standard normal float32 numbers by inversion, from all bits of a word, up to 6.2 deviations."""
     word = words32(xp, key, start, stop)
-    word |= 1  # odd: x = word / 2**31 is neither 0 nor ±1
-    x = xp.astype(word, xp.float32)
-    word = xp.abs(word)
-    word ^= 0x7FFFFFFE  # 2**31 - |word|, so that 1 - |x| has its full precision in the tails
-    rest = xp.astype(word, xp.float32)
-    square = xp.abs(x)
-    square *= 2.0**-62
-    square += 2.0**-31
-    square *= rest  # 1 - x² = (1 - |x|)(1 + |x|)
-    exponent = xp.astype(xp.log(square) * (-1.0 / math.log(2.0)), xp.int32)
-    square *= xp.astype(xp.ones_like(exponent) << exponent, xp.float32)
-    square -= 0.75
-    w = xp.astype(exponent, xp.float32)
-    w *= math.log(2.0)
-    w -= _polynomial(square, _LOG)
-    value = xp.where(w < 5.0, _polynomial(w - 2.5, _CENTRAL), _polynomial(xp.sqrt(w) - 3.0, _TAIL))
-    x *= 2.0**-31
-    value *= x
-    return value
+    word |= 1  # odd: word / 2**31 is neither 0 nor ±1
+    return deviate(xp, word)
+
+
+def odd_words(low: float, high: float) -> tuple[int, int]:
+    """Return the first odd word whose `deviate` is not below `low`, and how many there are up to `high`."""
+    first, last = (2**31 * math.erf(end / math.sqrt(2.0)) for end in (low, high))
+    from_word = max(math.ceil(first) | 1, 1 - 2**31)
+    to_word = min((math.floor(last) - 1) | 1, 2**31 - 1)
+    return from_word, (to_word - from_word) // 2 + 1
+
+
+def truncated32(
+    xp: Any, key: Key, start: int, stop: int, first: int, n: int, low: float, high: float, sign: float
+) -> Any:
+    """Return float32 numbers from `low` to `high`, of `n` odd words from `first` on as `normal32` makes them."""
+    word = below(xp, key, start, stop, n)
+    word <<= 1
+    word += first
+    value = deviate(xp, word)
+    value *= sign
+    return xp.minimum(xp.maximum(value, low), high)
 
 
 def normal64(xp: Any, key: Key, start: int, stop: int) -> Any:
@@ -141,7 +97,36 @@ def normal64(xp: Any, key: Key, start: int, stop: int) -> Any:
     return xp.sqrt(xp.log(radius) * -2.0) * xp.cos(angle * (2.0 * math.pi))
 
 
-def _multiply_high(words: Any, n: int) -> Any:
+def truncated64(
+    xp: Any, key: Key, start: int, stop: int, first: float, n: float, low: float, high: float, sign: float
+) -> Any:
+    """Return float64 numbers from `low` to `high`, by inversion of probabilities from `first` to `first` + `n`."""
+    p = uniform64(xp, key, start, stop)
+    p += 2.0**-54
+    p = apart(xp, p * n)
+    p += first
+    value = quantile(xp, xp.minimum(p, 1.0 - 2.0**-53))
+    value *= sign
+    return xp.minimum(xp.maximum(value, low), high)
+
+
+def exponential32(xp: Any, key: Key, start: int, stop: int) -> Any:
+    """Return exponential float32 numbers of mean 1 by inversion, from 4.7e-10 to 21.5; the same everywhere."""
+    word = words32(xp, key, start, stop)
+    word &= 0x7FFFFFFF
+    word |= 1  # odd: neither word / 2**31 nor what it lacks of 1 is 0
+    lost = xp.astype(word, xp.float32) * 2.0**-31
+    word ^= 0x7FFFFFFE  # 2**31 - word
+    return minus_log32(xp, xp.astype(word, xp.float32) * 2.0**-31, lost)
+
+
+def exponential64(xp: Any, key: Key, start: int, stop: int) -> Any:
+    """Return exponential float64 numbers of mean 1 by inversion, from 0 to 36.7; the same everywhere."""
+    lost = uniform64(xp, key, start, stop)
+    return minus_log64(xp, 1.0 - lost, lost)
+
+
+def multiply_high(words: Any, n: int) -> Any:
     """Return the high word of the 64-bit products of words and `n`, in 16-bit limbs."""
     high, low = (words >> 16) & 0xFFFF, words & 0xFFFF
     n_high, n_low = n >> 16, n & 0xFFFF
@@ -155,9 +140,9 @@ def below(xp: Any, key: Key, start: int, stop: int, n: int) -> Any:
     x0, x1 = counted(xp, key, start, stop)
     if n == 2**32:
         return x0
-    whole = _multiply_high(x0, n)
+    whole = multiply_high(x0, n)
     rest = x0 * signed(n)
-    total = rest + _multiply_high(x1, n)
+    total = rest + multiply_high(x1, n)
     carry = (total ^ _LOWEST) < (rest ^ _LOWEST)  # an unsigned comparison
     return whole + xp.astype(carry, xp.int32)
 

@@ -6,30 +6,25 @@ an array on the generator's device. Defaults are float32 and int32 on every back
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-import ml_dtypes  # noqa: F401  makes bfloat16 a NumPy dtype by name
 import numpy as np
 
-from ..contract import dtype_name
 from ..device import namespace
 from ..errors import DTypeError, RandomError
-from ..namespaces import default_float
+from ..transfer import to_device
 from . import distributions
 from .arguments import Shape, count, integer, number, size_of
-from .distributions import PRECISION
-from .fill import fill
-from .keys import CAPTURED, KeyStream, register
+from .floats import FloatDraws
+from .keys import register
+from .weights import by_weight, choices, in_order, weights
 
 __all__ = ["Generator"]
-
-Kernel = Callable[..., Any]
 
 INTEGERS = ("int32", "int64", "int16", "int8", "uint8", "uint16", "uint32", "uint64")
 
 
-class Generator(KeyStream):
+class Generator(FloatDraws):
     """Random numbers from a seed, the same on every backend and device.
 
     Draw number `d` of seed `s` has the key Threefry(s, (0, d)), and its element `i` is Threefry of that key
@@ -54,9 +49,9 @@ class Generator(KeyStream):
 
     Notes
     -----
-    Bits, uniform numbers on [0, 1), integers, permutations and Bernoulli numbers are identical on every
-    backend. float32 normals agree to 4 units in the last place; `low + (high - low) * uniform` and `mean +
-    std * normal` are rounded twice outside of a compiled function and may be rounded once within.
+    Bits, uniform numbers, integers, permutations, Bernoulli and exponential numbers, and what is chosen, are
+    identical on every backend, in a compiled function and outside of one. float32 normals, truncated ones
+    included, agree to 4 units in the last place of a number of mean 0.
 
     A generator is a pytree. Pass it to a compiled function as an argument and return it; drawing there from
     one that was captured from outside raises, since the compiled function would repeat the same numbers in
@@ -106,89 +101,6 @@ class Generator(KeyStream):
         array([3617712097,  783310428], dtype=uint32)
         """
         return self._draw(shape, distributions.words32, dtype="uint32")
-
-    def uniform(self, shape: Shape, /, *, low: float = 0.0, high: float = 1.0, dtype: Any = None) -> Any:
-        """Draw uniform numbers on [low, high).
-
-        Parameters
-        ----------
-        shape : int or tuple of int
-            The shape of the result.
-        low, high : float
-            The ends of the interval.
-        dtype : dtype, str or None
-            A floating dtype; None is float32, or what `xdev.precision` says. On [0, 1) the numbers are
-            multiples of 2**-24 for float32, 2**-53 for float64, 2**-11 for float16 and 2**-8 for bfloat16.
-
-        Returns
-        -------
-        array
-            New, on the generator's device.
-
-        Raises
-        ------
-        RandomError
-            If `low` is not below `high`, or the shape is not made of non-negative integers.
-        DTypeError
-            If the dtype is not floating, or the device cannot hold it.
-
-        Examples
-        --------
-        >>> import xdev.random
-        >>> xdev.random.Generator(0, "numpy").uniform(2)
-        array([0.8423142 , 0.18237865], dtype=float32)
-        """
-        low, high = number(low, "low"), number(high, "high")
-        if not low < high or high - low == float("inf"):
-            raise RandomError(f"uniform got low={low} and high={high}, expected finite numbers with low < high")
-        name = self._float(dtype, "uniform")
-        largest = _largest(high, name)
-        if largest < low:
-            raise RandomError(f"uniform got low={low} and high={high}, between which there is no {name}; widen them")
-        if name == "float64":
-            made = self._draw(shape, distributions.uniform64, dtype=name)
-        else:
-            made = self._draw(shape, distributions.uniform32, PRECISION[name], dtype=name)
-        return made if (low, high) == (0.0, 1.0) else self._scaled(made, high - low, low, largest)
-
-    def normal(self, shape: Shape, /, *, mean: float = 0.0, std: float = 1.0, dtype: Any = None) -> Any:
-        """Draw normal numbers.
-
-        Parameters
-        ----------
-        shape : int or tuple of int
-            The shape of the result.
-        mean, std : float
-            The mean and the standard deviation.
-        dtype : dtype, str or None
-            A floating dtype; None is float32, or what `xdev.precision` says.
-
-        Returns
-        -------
-        array
-            New, on the generator's device. float32 numbers reach 6.2 standard deviations, float64 ones 8.5;
-            they are different numbers.
-
-        Raises
-        ------
-        RandomError
-            If `std` is negative, or the shape is not made of non-negative integers.
-        DTypeError
-            If the dtype is not floating, or the device cannot hold it.
-
-        Examples
-        --------
-        >>> import xdev.random
-        >>> xdev.random.Generator(0, "numpy").normal((2, 3)).shape
-        (2, 3)
-        """
-        mean, std = number(mean, "mean"), number(std, "std")
-        if not 0 <= std < float("inf") or abs(mean) == float("inf"):
-            raise RandomError(f"normal got mean={mean} and std={std}, expected finite numbers with std >= 0")
-        name = self._float(dtype, "normal")
-        kernel = distributions.normal64 if name == "float64" else distributions.normal32
-        made = self._draw(shape, kernel, dtype=name)
-        return made if (mean, std) == (0.0, 1.0) else self._scaled(made, std, mean)
 
     def integers(self, low: int, high: int, shape: Shape, /, *, dtype: Any = None) -> Any:
         """Draw integers from `low` to `high` - 1, all equally likely to within 2**-32 of their probability.
@@ -298,84 +210,80 @@ class Generator(KeyStream):
         wide = self.device.backend.holds("int64", self.device.info)
         return self._draw(n, distributions.permutation, wide, dtype="int32", whole=True)
 
-    def choice(self, n: int, shape: Shape, /, *, replace: bool = True) -> Any:
-        """Draw from the integers below `n`.
+    def choice(self, a: Any, shape: Shape, /, *, replace: bool = True, p: Any = None) -> Any:
+        """Draw from the integers below `a`, or from the items of an array along its first axis.
 
         Parameters
         ----------
-        n : int
-            How many there are to draw from.
+        a : int or array, shape (n, ...)
+            How many integers there are to draw from, or what to draw from; on the generator's device.
         shape : int or tuple of int
-            The shape of the result.
+            The shape of the result, before the axes of an item.
         replace : bool
-            Whether an integer can be drawn again.
+            Whether the same can be drawn again. If not, items stand in the order in which they were drawn.
+        p : array or list of float, shape (n,), or None
+            The probability of each, rounded to a multiple of 2**-30; None: all are equally likely. Lists and NumPy
+            arrays are checked, and moved where the device needs it. What lies on another backend's device is not
+            read: there it must be known to be right, and without replacement what is improbable comes last.
 
         Returns
         -------
-        array of int32
-            New, on the generator's device.
+        array
+            New, on the generator's device: int32, or the dtype of `a`.
 
         Raises
         ------
         RandomError
-            If `n` is not positive, or less than the result's size without replacement.
+            If there is nothing to draw from, less than the result needs without replacement, or `p` is not made of
+            `n` probabilities.
+        DeviceMismatchError
+            If `a` or `p` is on another device.
 
         Examples
         --------
+        >>> import numpy as np
         >>> import xdev.random
-        >>> sorted(xdev.random.Generator(0, "numpy").choice(3, 3, replace=False).tolist())
+        >>> rng = xdev.random.Generator(0, "numpy")
+        >>> sorted(rng.choice(3, 3, replace=False).tolist())
         [0, 1, 2]
+        >>> rng.choice(np.asarray([[1.5, 2.5], [3.5, 4.5]]), 4, p=[0.0, 1.0]).shape
+        (4, 2)
         """
+        dims, size = size_of(shape)
+        n, items = choices(a, self.device)
+        if n == 0 and size:
+            raise RandomError(f"choice got nothing to draw from, and shape {dims}; pass at least one item")
+        if not replace and size > n:
+            raise RandomError(f"choice got shape {dims}, {size} of {n} items; draw fewer or pass replace=True")
+        if p is not None:
+            drawn = self._weighted(*weights(p, n, self.device, 1 if replace else size), n, size, replace)
+        elif replace:
+            drawn = self._draw(size, distributions.integers, 0, max(n, 1), "int32", dtype="int32")
+        else:
+            drawn = self.permutation(n)[:size]
+        xp = namespace(drawn)
+        with self.device.scope():
+            if items is None:
+                return xp.reshape(drawn, dims)
+            xp = namespace(items, drawn)
+            if size == 0:  # a framework may forget the device of what it takes nothing from
+                return xp.empty((*dims, *items.shape[1:]), dtype=items.dtype)
+            return xp.reshape(xp.take(items, drawn, axis=0), (*dims, *items.shape[1:]))
+
+    def _weighted(self, counts: Any, total: int | None, n: int, size: int, replace: bool) -> Any:
+        """Draw places with probabilities in proportion to integers, in steps that are exact on every backend."""
         if replace:
-            return self.integers(0, n, shape)
-        n = count(n, "choice")
-        dims, size = size_of(shape)
-        if size > n:
-            raise RandomError(f"choice got shape {dims}, {size} of {n} integers; draw fewer or pass replace=True")
-        order = self.permutation(n)
-        xp = namespace(order)
+            words = self._draw(size, distributions.words32, dtype="int32")
+        else:
+            words = self._draw(n, distributions.exponential32, dtype="float32")
         with self.device.scope():
-            return xp.reshape(order[:size], dims)
+            xp = namespace(words)
+            counts = counts if total is None else self._beside(xp, counts)
+            return by_weight(xp, counts, total, words) if replace else in_order(xp, counts, words)[:size]
 
-    # -- how a draw is made --------------------------------------------------------------------------
-
-    def _draw(self, shape: Shape, kernel: Kernel, *static: Hashable, dtype: str, whole: bool = False) -> Any:
-        dims, size = size_of(shape)
-        key = self._next_key()
-        made = fill(self.device, key, size, kernel, static, dtype, whole)
-        if self._made_here(key) and self.device.backend.device_of(made) is None:
-            raise RandomError(CAPTURED)  # a compilation that only the framework knows of
-        return made if dims == (size,) else namespace(made).reshape(made, dims)
-
-    def _dtype(self, dtype: Any, what: str, allowed: Iterable[str]) -> str:
-        name = dtype_name(dtype)
-        if name not in allowed:
-            raise DTypeError(f"{what} got dtype {name}, expected one of {', '.join(allowed)}")
-        if not self.device.backend.holds(name, self.device.info):
-            raise DTypeError(f"{self.device} does not hold {name}; pass another dtype, or use another device")
-        return name
-
-    def _float(self, dtype: Any, what: str) -> str:
-        return self._dtype((default_float.get() or "float32") if dtype is None else dtype, what, PRECISION)
-
-    def _scaled(self, x: Any, scale: float, shift: float, largest: float | None = None) -> Any:
-        xp = namespace(x)
-        with self.device.scope():
-            wide = x if x.dtype in (xp.float32, getattr(xp, "float64", None)) else xp.astype(x, xp.float32)
-            wide *= scale
-            wide += shift
-            if largest is not None:
-                wide = xp.clip(wide, max=largest)  # rounding may have reached the open end
-            return xp.astype(wide, x.dtype, copy=False)
-
-
-def _largest(end: float, name: str) -> float:
-    """Return the largest number of a dtype below `end`."""
-    dtype = np.dtype(name)
-    with np.errstate(over="ignore"):
-        rounded = np.asarray(end, dtype=dtype)
-        below = rounded if float(rounded) < end else np.nextafter(rounded, np.asarray(-np.inf, dtype=dtype))
-    return float(below)
+    def _beside(self, xp: Any, counts: Any) -> Any:
+        """Bring counts from the host to where words are: by a crossing, or as a constant of what is traced."""
+        return to_device(counts, self.device) if xp is self.device.xp else xp.asarray(counts)
 
 
 register(Generator)

@@ -243,12 +243,21 @@ def _flatten(stream: KeyStream) -> tuple[tuple[Any, ...], Device, tuple[str, ...
     )
 
 
+def _known(leaf: Any, device: Device) -> Any:
+    """Return a word as an int if the host has it, also as a constant beside what is differentiated elsewhere."""
+    if not isinstance(leaf, np.integer | np.ndarray):
+        owned = None if device.is_host else native_of(leaf)
+        if owned is None or not isinstance(owned[1], np.integer | np.ndarray):
+            return leaf
+        leaf = owned[1]
+    return int(leaf)
+
+
 def register(cls: type[KeyStream]) -> None:
     """Make a kind of streams a pytree: three words, the host's if they are NumPy's, and a static device."""
 
     def unflatten(device: Device, leaves: Iterable[Any]) -> KeyStream:
-        on_host = (np.integer, np.ndarray)
-        first, second, draws = (int(leaf) if isinstance(leaf, on_host) else leaf for leaf in leaves)
+        first, second, draws = (_known(leaf, device) for leaf in leaves)
         return cls._make((first, second), draws, device)
 
     tree.register(cls, _flatten, unflatten)
