@@ -87,6 +87,7 @@ def run_page(page, monkeypatch, tmp_path):
     module = types.ModuleType(re.sub(r"\W", "_", f"page_{page}"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")  # tables are as wide as where no terminal is
     known = set(registry.names())
     try:
         for block in blocks_of((ROOT / page).read_text(encoding="utf-8")):

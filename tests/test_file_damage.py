@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 import xdev
 from xdev import files
-from xdev.device import device_of_array, native_of
+
+from .arrays import on
 
 Point = collections.namedtuple("Point", ["x", "y"])
 
@@ -22,10 +23,6 @@ Point = collections.namedtuple("Point", ["x", "y"])
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "tree.safetensors"
-
-
-def on(x):
-    return device_of_array(*native_of(x))
 
 
 def rewrite(path, change):

@@ -5,7 +5,6 @@ import os
 import pickle
 import stat
 
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -13,10 +12,9 @@ from safetensors import safe_open
 import xdev
 from xdev import files, tree
 from xdev.contract import dtype_name
-from xdev.device import device_of_array, native_of
 
-DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16")
-DTYPES += ("float32", "float64", "complex64", "complex128")
+from .arrays import DTYPES, host_dtype, on, put, read, same_bits
+
 SHAPES = ((), (0,), (0, 3), (1,), (5,), (2, 3, 4))
 Point = collections.namedtuple("Point", ["x", "y"])
 
@@ -36,33 +34,12 @@ def path(tmp_path):
 
 def random_bits(dtype, shape, seed=0):
     """An array of any bits that the dtype has, NaNs with payloads among them."""
-    wanted = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    wanted = host_dtype(dtype)
     count = int(np.prod(shape))
     if dtype == "bool":
         return np.random.default_rng(seed).integers(0, 2, shape).astype(bool)
     raw = np.random.default_rng(seed).bytes(count * wanted.itemsize)
     return np.frombuffer(raw, wanted).reshape(shape).copy()
-
-
-def host(x):
-    backend, native = native_of(x)
-    return backend.to_host(native)
-
-
-def on(x):
-    return device_of_array(*native_of(x))
-
-
-def same_bits(a, b):
-    assert dtype_name(a.dtype) == dtype_name(b.dtype)
-    assert tuple(a.shape) == tuple(b.shape)
-    assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
-
-
-def put(values, device):
-    if not device.backend.holds(dtype_name(values.dtype), device.info):
-        pytest.skip(f"{device} holds no {dtype_name(values.dtype)}")
-    return device.backend.place(values, device.info, True)
 
 
 # -- bits --------------------------------------------------------------------------------------------
@@ -76,7 +53,7 @@ def test_the_same_bits_come_back(device, path, dtype):
     for loaded in (xdev.load(path, device=device), xdev.load(path, like=saved)):
         for name, x in values.items():
             assert on(loaded[name]) is device
-            same_bits(host(loaded[name]), x)
+            same_bits(read(loaded[name]), x)
             assert loaded[name] is not saved[name]
 
 
@@ -88,7 +65,7 @@ def test_what_one_backend_writes_every_other_reads(device, path, dtype):
         if target.backend.holds(dtype, target.info):
             (loaded,) = xdev.load(path, device=target)
             assert on(loaded) is target
-            same_bits(host(loaded), values)
+            same_bits(read(loaded), values)
         else:
             with pytest.raises(xdev.DTypeError, match=rf"tree\[0\] is {dtype}, which {target} cannot hold"):
                 xdev.load(path, device=target)
@@ -203,7 +180,7 @@ def test_modules_come_back(device, path):
     assert type(loaded) is type(model)
     for a, b in zip(tree.leaves(loaded), tree.leaves(model), strict=True):
         assert on(a) is device
-        same_bits(host(a), host(b))
+        same_bits(read(a), read(b))
 
 
 def test_generators_go_where_the_arrays_go(device, path):
@@ -217,7 +194,7 @@ def test_generators_go_where_the_arrays_go(device, path):
             assert loaded["rng"].device is (target or like.device)
             assert on(loaded["x"]) is (target or host_device)
             assert on(drawn := loaded["rng"].bits(5)) is loaded["rng"].device
-            assert (host(drawn) == host(expected)).all()
+            assert (read(drawn) == read(expected)).all()
     assert like.state["draws"] == 0
 
 
@@ -229,7 +206,7 @@ def test_generators_of_compiled_functions_go_where_the_arrays_go(device, path):
     xdev.save(path, rng)
     loaded = xdev.load(path, like=rng, device="numpy")
     assert loaded.device == "numpy:cpu:0"
-    assert (loaded.bits(5) == host(rng.bits(5))).all()
+    assert (loaded.bits(5) == read(rng.bits(5))).all()
 
 
 def test_shared_arrays_are_stored_once_and_shared_again(device, path):

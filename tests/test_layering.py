@@ -23,6 +23,7 @@ LAYERS = (
     ("errors",),
     ("options",),
     ("tree", "tree_marks"),
+    ("watching",),
     ("contract",),
     ("registry",),
     ("namespaces",),
@@ -30,8 +31,9 @@ LAYERS = (
     ("device_search",),
     ("device",),
     ("ledger", "ledger_table"),
-    ("values",),
+    ("values", "nodes"),
     ("crossing",),
+    ("moving",),
     ("transfer",),
     ("random",),
     ("autodiff",),
@@ -55,7 +57,7 @@ UPWARD = {
 }
 """The imports that go against the order, each with its reason."""
 
-PLUGINS_MAY_IMPORT = {"contract", "errors"}
+PLUGINS_MAY_IMPORT = {"contract", "errors", "watching"}
 """The modules of the core that a backend may know."""
 
 MAX_LINES = 450

@@ -1,39 +1,14 @@
 """Trees of arrays, lists of numbers, `dtype=`, devices without a backend, foreign arrays, `item`, `asarray`."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 import xdev
 from xdev import registry, tree
 from xdev.contract import dtype_name
-from xdev.device import device_of_array, native_of
 from xdev.values import kind_of
 
-INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-DTYPES = ("bool", *INTEGERS, "float16", "bfloat16", "float32", "float64", "complex64", "complex128")
-
-
-def host_values(dtype, shape=(4, 6)):
-    """Small numbers, which every dtype holds exactly."""
-    return (np.arange(np.prod(shape)).reshape(shape) % 13).astype(getattr(ml_dtypes, dtype, dtype))
-
-
-def read(x):
-    """Pull an array to the host by the contract alone."""
-    backend, native = native_of(x)
-    return backend.to_host(native)
-
-
-def on(x):
-    return device_of_array(*native_of(x))
-
-
-def same_bits(a, b):
-    assert dtype_name(a.dtype) == dtype_name(b.dtype)
-    assert tuple(a.shape) == tuple(b.shape)
-    assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
-
+from .arrays import DTYPES, host_values, on, read, same_bits
 
 # -- trees -------------------------------------------------------------------------------------------
 
@@ -268,6 +243,40 @@ def test_foreign_arrays_are_taken_in(device):
     moved = xdev.to_device(x, device, copy=True)
     x.values[...] = 77
     same_bits(read(moved), values)
+
+
+def test_a_foreign_array_is_shared_only_where_that_is_asked_for(device):
+    x = Foreign(host_values("float32"))
+    moved = xdev.to_device(x, device)
+    try:
+        shared = xdev.to_device(x, device, copy=False)
+    except xdev.CopyRequiredError:
+        shared = None
+    x.values[...] = 77
+    same_bits(read(moved), host_values("float32"))
+    if device.is_host:
+        assert (shared == 77).all()
+
+
+@pytest.mark.xdev_backends(only=("cupy",), reason="one that takes in what is on its device")
+def test_a_foreign_array_on_a_device_is_recorded(device, xp):
+    class OnDevice:
+        def __init__(self, x):
+            self.x, self.dtype, self.shape = x, x.dtype, x.shape
+            self.__cuda_array_interface__ = x.__cuda_array_interface__
+
+        __cuda_array_interface__ = None
+
+    x = xp.ones((3,), dtype=xp.float32)
+    for copy, kind in ((None, "copy"), (True, "copy"), (False, "view")):
+        with xdev.track_transfers() as transfers:
+            moved = xdev.to_device({"x": OnDevice(x)}, device, copy=copy)["x"]
+        (found,) = transfers.records
+        assert (found.nbytes, found.kind, found.path, found.target) == (12, kind, "tree['x']", str(device))
+        assert (device.backend.pointer(moved) == device.backend.pointer(x)) == (kind == "view")
+    with pytest.raises(xdev.TransferBudgetExceeded, match="would take 12 bytes between devices"):  # noqa: SIM117
+        with xdev.budget(between_devices=0):
+            xdev.to_device(OnDevice(x), device)
 
 
 def test_a_foreign_array_that_cannot_be_read_says_why(device):

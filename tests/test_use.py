@@ -1,6 +1,7 @@
 """The default device: `xdev.use`, and the environment variable XDEV_DEVICE."""
 
 import asyncio
+import contextvars
 import os
 import subprocess
 import sys
@@ -98,6 +99,48 @@ def test_use_is_local_to_a_thread(register):
         thread.start()
         thread.join()
     assert seen != ["acme:cuda:1"]
+
+
+def test_use_goes_where_a_context_goes(register):
+    """As contextvars do: into a copied context, a task, and `asyncio.to_thread`; never back."""
+    register()
+    seen = []
+
+    def look():
+        seen.append(str(xdev.device()))
+        with xdev.use("numpy"):
+            seen.append(str(xdev.device()))
+
+    async def work():
+        await asyncio.to_thread(look)
+        await asyncio.create_task(asyncio.sleep(0, look()))
+
+    with xdev.use("acme:cuda:1"):
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(look,))
+        thread.start()
+        thread.join()
+        asyncio.run(work())
+        assert str(xdev.device()) == "acme:cuda:1"
+    assert seen == ["acme:cuda:1", "numpy:cpu:0"] * 3
+
+
+def test_many_threads_use_many_devices(register):
+    register()
+    names = ["acme:cuda:0", "acme:cuda:1", "numpy:cpu:0"] * 3
+    barrier, seen = threading.Barrier(len(names)), {}
+
+    def work(number):
+        with xdev.use(names[number]):
+            barrier.wait()
+            seen[number] = [str(xdev.device()) for _ in range(50)]
+            barrier.wait()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(names))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {number: [name] * 50 for number, name in enumerate(names)}
 
 
 def test_use_is_local_to_an_asyncio_task(register):

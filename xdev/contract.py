@@ -10,14 +10,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-__all__ = ["Array", "Backend", "Capabilities", "DeviceInfo", "dtype_name", "nbytes_of"]
+from .watching import WatchCallback
+
+__all__ = [
+    "Array",
+    "Backend",
+    "Capabilities",
+    "DeviceInfo",
+    "Finding",
+    "Node",
+    "dtype_name",
+    "host_memory",
+    "nbytes_of",
+]
 
 Array = Any  # arrays are the frameworks' own; no common static type exists
 
@@ -79,6 +93,50 @@ class DeviceInfo:
     hardware: str = ""
     listed: bool = True
     members: tuple[Hashable, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that may bite, as `xdev doctor` reports it.
+
+    Attributes
+    ----------
+    level
+        "note" for what is worth knowing, "warning" for what changes results or takes another framework's room.
+    what
+        What was found, with its value.
+    remedy
+        What to do about it.
+    hardware
+        If given, a `DeviceInfo.hardware`: it only bites where another framework has a device there.
+    """
+
+    level: Literal["note", "warning"]
+    what: str
+    remedy: str
+    hardware: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A container that is no node of xdev's trees, opened so that what it holds can move.
+
+    Attributes
+    ----------
+    children
+        What it holds, by the step of a path that leads there, such as ".weight".
+    rebuild
+        From what became of the children, and a dict that all nodes of a tree share, to a container of the same type.
+    backend
+        If given, the children must stay arrays of that backend.
+    instead
+        What to move to another framework then, in code, of the container `x`.
+    """
+
+    children: Mapping[str, Any]
+    rebuild: Callable[[dict[str, Any], dict[Any, Any]], Any]
+    backend: Backend | None = None
+    instead: str = ""
 
 
 _dtype_names: dict[tuple[type, Any], str] = {}
@@ -252,6 +310,21 @@ class Backend(ABC):
         """Take in an array of another framework on the same hardware without the host, or return NotImplemented."""
         return NotImplemented
 
+    def quick_place(self, info: DeviceInfo, copy: bool | None) -> Callable[[Any], Array | None] | None:
+        """Return a function that does what `place` does to ordinary NumPy arrays, and gives None for others.
+
+        For trees of many leaves, at the price of the framework's own call; `copy` is True or None.
+        """
+        return None
+
+    def quick_to_host(self, copy: bool | None) -> Callable[[Array], Any] | None:
+        """Return a function that does what `to_host` does to ordinary arrays of a CPU, and gives None for others."""
+        return None
+
+    def open_node(self, x: object) -> Node | None:
+        """Open a container that only the framework knows, such as its modules; None if `x` is none."""
+        return None
+
     # -- optional: transformations -------------------------------------------------------------------
 
     def value_and_grad(
@@ -292,16 +365,24 @@ class Backend(ABC):
         except importlib.metadata.PackageNotFoundError:
             return "unknown"
 
-    def diagnose(self) -> list[tuple[str, str]]:
-        """Return (finding, remedy) pairs for `xdev doctor`."""
-        return []
+    def diagnose(self) -> Sequence[Finding]:
+        """Return what `xdev doctor` shall tell; must take no memory of an accelerator."""
+        return ()
+
+    def threads(self) -> tuple[int, str] | None:
+        """Return how many threads compute on the CPU, and how to set that, in words; None if nobody knows."""
+        return None
 
     def is_device_mismatch(self, error: BaseException) -> bool:
         """Return whether an error of the framework says that arrays are on different devices."""
         return False
 
-    def watch_transfers(self, callback: Callable[[str, Array], None]) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which implicit crossings to the host call `callback(what, array)` first."""
+    def watch_transfers(self, callback: WatchCallback) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which implicit crossings to the host happen within `callback(what, array)`.
+
+        It is entered once a thread. The callback looks for the ledgers of its own context, so that a hook which the
+        whole thread or process shares tells nobody else.
+        """
         return contextlib.nullcontext()
 
     # -- identity ------------------------------------------------------------------------------------
@@ -317,3 +398,19 @@ class Backend(ABC):
 
     def __repr__(self) -> str:
         return f"<xdev backend {self.name!r}>"
+
+
+# -- the machine -------------------------------------------------------------------------------------
+
+
+def host_memory() -> tuple[int, int] | None:
+    """Return (total, available) memory of the machine in bytes, or None where it does not say."""
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        kib = Path("/proc/meminfo").read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0]
+        return total, min(total, 1024 * int(kib))  # the cache of files, which gives way, counts as available
+    return total, free

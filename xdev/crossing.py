@@ -200,14 +200,13 @@ def _through_host(x: Any, backend: Backend, to: Device, copy: bool | None, path:
 
 
 def take_in(x: Any, to: Device, copy: bool | None, path: Any, dtype: str | None) -> Any:
-    """Place an array of a framework that xdev does not know, which exports DLPack or the CUDA array interface."""
+    """Place an array of a framework that xdev does not know, which exports DLPack or the CUDA array interface.
+
+    Whether that framework thinks its memory immutable is not known either, so that it is shared for `copy=False` alone.
+    """
     adopted = to.backend.adopt(x, to.info)
     if adopted is not NotImplemented:
-        if dtype is not None and copy is False and dtype_name(adopted.dtype) != dtype:
-            _refuse_sharing(f"{dtype_name(adopted.dtype)} becomes {dtype}", path)
-        adopted = to.backend.clone(adopted) if copy else adopted
-        with to.scope():
-            return cast(adopted, to.backend, dtype)
+        return _taken(x, adopted, to, copy, path, dtype)
     try:
         viewed = np.from_dlpack(x)
     except XdevError:
@@ -217,6 +216,24 @@ def take_in(x: Any, to: Device, copy: bool | None, path: Any, dtype: str | None)
             f"{_label(path)} is a {type(x).__module__}.{type(x).__qualname__} that can be taken in neither by "
             f"{to} nor by the host ({error})"
         ) from error
-    if copy is None and to.is_host and not viewed.flags.writeable:
-        copy = True
-    return cross(viewed, host().backend, host(), to, copy, path, dtype)
+    return cross(viewed, host().backend, host(), to, copy is not False, path, dtype)
+
+
+def _taken(x: Any, adopted: Any, to: Device, copy: bool | None, path: Any, dtype: str | None) -> Any:
+    """Return what the target has adopted, in memory of its own unless `copy=False`."""
+    name = dtype_name(adopted.dtype)
+    if dtype is not None and copy is False and name != dtype:
+        _refuse_sharing(f"{name} becomes {dtype}", path)
+    if ledger.active():
+        source, nbytes, label = (
+            type(x).__module__.partition(".")[0],
+            nbytes_of(adopted),
+            "" if path is None else str(path),
+        )
+        ledger.check("between_devices", nbytes, f"moving {label or 'an array'} from {source} to {to}")
+        kind = "view" if copy is False else "copy"
+        ledger.record(
+            ledger.TransferRecord(source, str(to), nbytes, 0.0, kind, label, ledger.caller(), "between_devices")
+        )
+    with to.scope():
+        return cast(adopted if copy is False else to.backend.clone(adopted), to.backend, dtype)

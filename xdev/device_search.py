@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 from . import registry
-from .contract import Backend, DeviceInfo
+from .contract import Backend, DeviceInfo, host_memory
 from .device_names import ACCELERATORS, Spec, parse
 from .errors import BackendError, DeviceError
 from .namespaces import BoundNamespace
@@ -99,7 +99,7 @@ class Device:
         """Return the total and free memory in bytes, or None where the framework does not say."""
         found = self.backend.memory(self.info)
         if found is None and self.kind == "cpu":
-            found = _host_memory()
+            found = host_memory()
         return None if found is None else Memory(*found)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -163,14 +163,6 @@ def from_handle(backend: Backend, handle: Hashable) -> Device:
             found = _intern(backend, backend.describe(handle))
             backend.known_devices[handle] = found  # a second handle of the same device, such as a mesh of one
     return cast(Device, found)
-
-
-def _host_memory() -> tuple[int, int] | None:
-    try:
-        page = os.sysconf("SC_PAGE_SIZE")
-        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 # -- finding ------------------------------------------------------------------------------------------

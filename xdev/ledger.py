@@ -1,18 +1,21 @@
 """The ledger of transfers, and the budget that forbids them.
 
 Requirements: context-local; off, both cost one lookup of a context variable. The host is NumPy and Python; every
-other backend's CPU is a device, and crossing counts as what it would cost there, views included.
+other backend's CPU is a device, and crossing counts as what it would cost there, views included. A crossing is counted
+once, however many blocks, tasks and hooks see it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
+import time
 import types
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from . import registry
 from .contract import nbytes_of
@@ -39,7 +42,7 @@ class TransferRecord:
     kind : str
         "view" if the memory is shared, else "copy".
     path : str
-        Where in the tree.
+        Where in the tree; of what a framework does by itself, its call.
     where : str
         "file:line" of the caller.
     """
@@ -62,9 +65,12 @@ class Transfers:
     ----------
     records : list of TransferRecord
         Every crossing, in order.
+    implicit : bool
+        Whether what a framework moves by itself is among them.
     """
 
     records: list[TransferRecord] = field(default_factory=list)
+    implicit: bool = True
 
     def _bytes(self, direction: Direction) -> int:
         return sum(record.nbytes for record in self.records if record.direction == direction)
@@ -102,9 +108,6 @@ class Transfers:
         """Crossings from one device to another."""
         return self._count("between_devices")
 
-    def check(self, direction: Direction, nbytes: int, what: str) -> None:
-        """Let every crossing pass: a ledger only watches."""
-
     def __str__(self) -> str:
         from .ledger_table import render
 
@@ -113,26 +116,35 @@ class Transfers:
 
 @dataclass
 class _Budget:
-    limits: dict[Direction, int]
-    spent: dict[Direction, int] = field(default_factory=dict)
+    """What may cross: bytes under the names of the directions, crossings under those with `_count`."""
+
+    limits: dict[str, float]
+    spent: dict[str, float] = field(default_factory=dict)
+    implicit: ClassVar[bool] = True
 
     def check(self, direction: Direction, nbytes: int, what: str) -> None:
-        limit = self.limits.get(direction)
-        if limit is None:
-            return
-        spent = self.spent.get(direction, 0)
-        if spent + nbytes > limit:
+        words = direction.replace("_", " ")
+        for key, cost in ((direction, nbytes), (f"{direction}_count", 1)):
+            limit, spent = self.limits.get(key), self.spent.get(key, 0)
+            if limit is None or spent + cost <= limit:
+                continue
+            if key == direction:
+                problem = f"{what} would take {nbytes:,} bytes {words} at {caller()}; the budget is {limit:,} bytes, "
+            else:
+                problem = f"{what} would be one more crossing {words} at {caller()}; the budget is {limit:,}, "
             raise TransferBudgetExceeded(
-                f"{what} would take {nbytes:,} bytes {direction.replace('_', ' ')} at {caller()}; the budget "
-                f"is {limit:,} bytes, of which {spent:,} are spent. Move it out of the block, or raise "
-                f"{direction}= in xdev.budget"
+                f"{problem}of which {spent:,} are spent. Move it out of the block, or raise {key}= in xdev.budget"
             )
-        self.spent[direction] = spent + nbytes
+
+    def spend(self, direction: Direction, nbytes: int) -> None:
+        for key, cost in ((direction, nbytes), (f"{direction}_count", 1)):
+            self.spent[key] = self.spent.get(key, 0) + cost
 
 
 _watchers: ContextVar[tuple[Any, ...]] = ContextVar("xdev transfer watchers", default=())
-_hooked: ContextVar[bool] = ContextVar("xdev transfer hooks installed", default=False)
 _muted: ContextVar[bool] = ContextVar("xdev transfer hooks muted", default=False)
+_spending = threading.Lock()
+"""Held while budgets are asked and charged: threads may share one through a copied context."""
 
 active = _watchers.get
 """The ledgers and budgets of this context, outermost first; empty when there are none."""
@@ -146,15 +158,20 @@ def direction_of(source: Device, target: Device) -> Direction:
 
 
 def check(direction: Direction, nbytes: int, what: str) -> None:
-    """Ask the budgets whether a crossing may happen."""
-    for watcher in _watchers.get():
-        watcher.check(direction, nbytes, what)
+    """Ask the budgets whether a crossing may happen, and charge all of them if none forbids it."""
+    budgets = [watcher for watcher in _watchers.get() if isinstance(watcher, _Budget)]
+    if budgets:
+        with _spending:
+            for each in budgets:
+                each.check(direction, nbytes, what)
+            for each in budgets:
+                each.spend(direction, nbytes)
 
 
-def record(entry: TransferRecord) -> None:
-    """Write a crossing into the ledgers."""
+def record(entry: TransferRecord, *, implicit: bool = False) -> None:
+    """Write a crossing into the ledgers; an `implicit` one into those that want to know."""
     for watcher in _watchers.get():
-        if isinstance(watcher, Transfers):
+        if isinstance(watcher, Transfers) and (watcher.implicit or not implicit):
             watcher.records.append(entry)
 
 
@@ -181,29 +198,85 @@ def caller() -> str:
     return "unknown"
 
 
-def _implicit(what: str, x: Any) -> None:
-    """Account for a crossing that a framework's own call is about to make."""
-    if _muted.get():
-        return
+# -- what frameworks move by themselves ---------------------------------------------------------------
+
+
+class _Read:
+    """A crossing to the host that a framework's own call makes: checked, muted, timed and recorded."""
+
+    __slots__ = ("_kind", "_nbytes", "_source", "_start", "_token", "_what")
+
+    def __init__(self, what: str, source: Device, nbytes: int, kind: str) -> None:
+        self._what, self._source, self._nbytes, self._kind = what, source, nbytes, kind
+
+    def __enter__(self) -> None:
+        check("to_host", self._nbytes, self._what)
+        self._token = _muted.set(True)
+        self._start = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        seconds = time.perf_counter() - self._start
+        _muted.reset(self._token)
+        if kind is None:
+            names = str(self._source), str(host())
+            entry = TransferRecord(*names, self._nbytes, seconds, self._kind, self._what, caller(), "to_host")
+            record(entry, implicit=True)
+
+
+_FREE: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
+
+def reading(what: str, x: Any, kind: Literal["view", "copy"] = "copy") -> contextlib.AbstractContextManager[None]:
+    """Return a context for a call that brings `x` to the host, which ledgers and budgets see as one crossing."""
+    if _muted.get() or not any(watcher.implicit for watcher in _watchers.get()):
+        return _FREE
     backend = registry.find_backend(x)
     source = None if backend is None else device_of_array(backend, x)
     if source is None or source.is_host:
-        return
-    nbytes = nbytes_of(x)
-    check("to_host", nbytes, what)
-    record(TransferRecord(str(source), str(host()), nbytes, 0.0, "copy", what, caller(), "to_host"))
+        return _FREE
+    return _Read(what, source, nbytes_of(x), kind)
+
+
+class _Hooks:
+    """The frameworks' hooks of one thread: entered by its first block, left by its last, whichever task has it."""
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.stack = contextlib.ExitStack()
+        self.watched: set[str] = set()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        self.blocks += 1
+        try:
+            for backend in registry.loaded():
+                if backend.name not in self.watched:
+                    self.watched.add(backend.name)
+                    self.stack.enter_context(backend.watch_transfers(reading))
+            yield
+        finally:
+            self.blocks -= 1
+            if not self.blocks:
+                self.watched.clear()
+                self.stack.close()
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.hooks = _Hooks()
+
+
+_local = _Local()
+
+
+# -- blocks ------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _watching(watcher: Any, implicit: bool) -> Iterator[None]:
     token = _watchers.set((*_watchers.get(), watcher))
     try:
-        with contextlib.ExitStack() as stack:
-            if implicit and not _hooked.get():  # one hook a context: it tells every ledger and budget there
-                hooked = _hooked.set(True)
-                stack.callback(_hooked.reset, hooked)
-                for backend in registry.loaded():
-                    stack.enter_context(backend.watch_transfers(_implicit))
+        with _local.hooks.held() if implicit else contextlib.nullcontext():
             yield
     finally:
         _watchers.reset(token)
@@ -228,6 +301,10 @@ def track_transfers(*, implicit: bool = True) -> Iterator[Transfers]:
     Every crossing that xdev makes is seen, and of those that a framework makes by itself what its backend can see
     (`Backend.capabilities.visible_transfers`), for the frameworks imported when the block begins.
 
+    A ledger belongs to its context: a new thread does not write into it, and an asyncio task that begins within the
+    block does. `asyncio.to_thread` takes the context along, but not the hooks that a thread has for itself: what the
+    framework does there is seen once that thread opens a ledger or budget too.
+
     Examples
     --------
     >>> import numpy as np, xdev
@@ -236,28 +313,40 @@ def track_transfers(*, implicit: bool = True) -> Iterator[Transfers]:
     >>> transfers.to_host_bytes
     0
     """
-    ledger = Transfers()
+    ledger = Transfers(implicit=implicit)
     with _watching(ledger, implicit):
         yield ledger
 
 
 @contextlib.contextmanager
 def budget(
-    *, to_device: int | None = None, to_host: int | None = None, between_devices: int | None = None
+    *,
+    to_device: int | None = None,
+    to_host: int | None = None,
+    between_devices: int | None = None,
+    to_device_count: int | None = None,
+    to_host_count: int | None = None,
+    between_devices_count: int | None = None,
 ) -> Iterator[None]:
-    """Forbid more than so many bytes of crossings within a block.
+    """Forbid more than so many bytes or crossings within a block.
 
     Parameters
     ----------
     to_device, to_host, between_devices : int, optional
         The most bytes that may cross in that direction; None is no limit.
+    to_device_count, to_host_count, between_devices_count : int, optional
+        The most crossings, one for each array; None is no limit.
 
     Raises
     ------
     TransferBudgetExceeded
         At the line that would cross, before it happens.
     TransferError
-        If no limit is given, or one that is no number of bytes.
+        If no limit is given, or one that is no number, or below 0.
+
+    Notes
+    -----
+    What is seen, and by which threads and tasks, is as in `track_transfers`. What a budget refuses is charged to none.
 
     Examples
     --------
@@ -265,16 +354,23 @@ def budget(
     >>> with xdev.budget(to_host=0):
     ...     total = np.zeros(3).sum()
     """
-    given: dict[Direction, int | None] = {
+    given = {
         "to_device": to_device,
         "to_host": to_host,
         "between_devices": between_devices,
+        "to_device_count": to_device_count,
+        "to_host_count": to_host_count,
+        "between_devices_count": between_devices_count,
     }
-    limits = {direction: limit for direction, limit in given.items() if limit is not None}
-    for direction, limit in limits.items():
-        if not isinstance(limit, int | float) or limit < 0:
-            raise TransferError(f"budget takes numbers of bytes, 0 or more; got {direction}={limit!r}")
+    limits = {key: cast(float, limit) for key, limit in given.items() if limit is not None}
+    for key, limit in limits.items():
+        if not isinstance(limit, int | float) or not limit >= 0:
+            what = "crossings" if key.endswith("_count") else "bytes"
+            raise TransferError(f"budget takes numbers of {what}, 0 or more; got {key}={limit!r}")
     if not limits:
-        raise TransferError("budget forbids nothing; give to_device=, to_host= or between_devices= in bytes")
+        raise TransferError(
+            "budget forbids nothing; give to_device=, to_host= or between_devices= in bytes, or to_device_count=, "
+            "to_host_count= or between_devices_count= in crossings"
+        )
     with _watching(_Budget(limits), True):
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["format_bytes", "render"]
 
 ROWS = 20
+PIPED_WIDTH, WIDE, NARROWEST = 120, 110, 80
+"""Columns where no terminal says; from how many a path stands beside its line of code, not below; the fewest."""
 
 
 def format_bytes(count: float) -> str:
@@ -34,11 +37,16 @@ def render(transfers: Transfers) -> str:
     for record in transfers.records:
         groups[record.where, record.path, record.source, record.target, record.kind].append(record)
     ranked = sorted(groups.items(), key=lambda item: -sum(record.nbytes for record in item[1]))
-    table = Table(box=None, pad_edge=False)
-    for heading in ("where", "path", "from", "to", "kind"):
+    width = max(NARROWEST, shutil.get_terminal_size((PIPED_WIDTH, 24)).columns)
+    wide = width >= WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 1) if wide else (0, 1, 0, 0))
+    for heading in ("where", "path") if wide else ("where, path",):
         table.add_column(heading, overflow="fold")
+    for heading in ("from", "to"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("kind", no_wrap=True)
     for heading in ("times", "bytes", "ms"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for (where, path, source, target, kind), records in ranked[:ROWS]:
         total = sum(record.nbytes for record in records)
         milliseconds = 1e3 * sum(record.seconds for record in records)
@@ -46,14 +54,17 @@ def render(transfers: Transfers) -> str:
         with contextlib.suppress(ValueError):  # another drive
             short = min(os.path.relpath(where), where, key=len)
         table.add_row(
-            short, path, source, target, kind, f"{len(records):,}", format_bytes(total), f"{milliseconds:.2f}"
+            *((short, path) if wide else (f"{short}\n  {path}" if path else short,)),
+            *(source, target, kind),
+            *(f"{len(records):,}", format_bytes(total), f"{milliseconds:.2f}"),
         )
     out = io.StringIO()
-    console = Console(file=out, width=120, force_terminal=False, color_system=None)
+    console = Console(file=out, width=width, force_terminal=False, color_system=None, markup=False, emoji=False)
     console.print(
         f"to device {format_bytes(transfers.to_device_bytes)} in {transfers.to_device_count}, "
         f"to host {format_bytes(transfers.to_host_bytes)} in {transfers.to_host_count}, "
-        f"between devices {format_bytes(transfers.between_devices_bytes)} in {transfers.between_devices_count}"
+        f"between devices {format_bytes(transfers.between_devices_bytes)} in {transfers.between_devices_count}",
+        soft_wrap=True,
     )
     if ranked:
         console.print(table)

@@ -1,37 +1,26 @@
-"""Moving trees between devices and frameworks, and pulling them to the host; `crossing` moves the single array.
+"""Moving trees between devices and frameworks, and pulling them to the host; `moving` moves the leaves.
 
-Requirements: the same objects come back where nothing needs to move; one array that stands twice in a tree moves once.
+Requirements: the same objects come back where nothing needs to move.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from . import registry, tree
-from .contract import Backend, dtype_name
-from .crossing import cast, cross, read, stay, take_in
-from .device import Device, Spec, common_device, device_of_array, find_in, host, namespace, native_of, parse
+from .contract import dtype_name
+from .crossing import read
+from .device import Device, common_device, device_of_array, host, namespace, native_of
 from .device import device as find_device
 from .errors import ArrayTypeError, CopyRequiredError, DTypeError, TransferError, a
-from .values import (
-    NUMBERS,
-    check_numeric,
-    host_values,
-    is_array_list,
-    kind_of,
-    kind_rank,
-    numbers_as,
-    wanted_dtype,
-)
+from .moving import exports, from_numbers, move, move_tree, moves_whole, target_of
+from .values import NUMBERS, check_numeric, host_values, is_array_list, kind_rank, wanted_dtype
 
 __all__ = ["asarray", "is_array_list", "item", "to_device", "to_numpy"]
-
-Target = Callable[[Backend | None], Any]
-"""The Device for arrays of a backend (None: for what has no framework yet); None leaves a traced array where it is."""
 
 _PLAIN = frozenset({*NUMBERS, str, bytes})
 
@@ -85,22 +74,12 @@ def to_device(tree_: Any, /, device: Any, *, copy: bool | None = None, dtype: An
         there = fast and owner.known_devices.get(owner.device_of(tree_)) is device
         if there and (not device.is_host or tree_.dtype.kind in "biufc"):
             return tree_
-        return _move(tree_, _target(device), copy, None if dtype is None else wanted_dtype(dtype), None, True)
-    target = _target(device)
+        return move(tree_, target_of(device), copy, None if dtype is None else wanted_dtype(dtype), None, True)
+    target = target_of(device)
     dtype = None if dtype is None else wanted_dtype(dtype)
-    if tree_ is not None and (_moves_whole(tree_) or tree.is_leaf(tree_)):
-        return _move(tree_, target, copy, dtype, None, True)
-    leaves, treedef = tree.flatten(tree_, _moves_whole)
-    path = _Path(tree_)
-    moved: dict[int, Any] = {}
-    out = []
-    for position, leaf in enumerate(leaves):
-        key = id(leaf)
-        if key not in moved:
-            path.position = position
-            moved[key] = _move(leaf, target, copy, dtype, path, False)
-        out.append(moved[key])
-    return tree.unflatten(treedef, out)
+    if tree_ is not None and (moves_whole(tree_) or tree.is_leaf(tree_)):
+        return move(tree_, target, copy, dtype, None, True)
+    return move_tree(tree_, target, copy, dtype)
 
 
 def to_numpy(tree_: Any, /, *, copy: bool | None = None) -> Any:
@@ -220,15 +199,15 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | 
     dtype = None if dtype is None else wanted_dtype(dtype)
     owned = native_of(obj)
     if owned is not None and device is None:
-        return _move(obj, lambda _: device_of_array(*owned), copy, dtype, None, True)
-    if owned is None and not _exports(obj):
+        return move(obj, lambda _: device_of_array(*owned), copy, dtype, None, True)
+    if owned is None and not exports(obj):
         if copy is False:
             raise CopyRequiredError(f"{a(type(obj).__name__)} shares memory with no array; leave out copy=False")
         if _holds_arrays(obj):
             stacked = _stacked(obj, dtype, device)
-            return stacked if device is None else _move(stacked, _target(device), None, None, None, True)
-        return _from_numbers(host_values(obj, None), find_device(device), dtype, None)
-    return _move(obj, _target(device), copy, dtype, None, True)
+            return stacked if device is None else move(stacked, target_of(device), None, None, None, True)
+        return from_numbers(host_values(obj, None), find_device(device), dtype, None)
+    return move(obj, target_of(device), copy, dtype, None, True)
 
 
 # -- lists of arrays ---------------------------------------------------------------------------------
@@ -242,7 +221,7 @@ def _holds_arrays(obj: Any) -> bool:
 
 
 def _is_array(x: Any) -> bool:
-    return not isinstance(x, np.generic) and (isinstance(x, np.ndarray) or native_of(x) is not None or _exports(x))
+    return not isinstance(x, np.generic) and (isinstance(x, np.ndarray) or native_of(x) is not None or exports(x))
 
 
 def _stacked(obj: Any, dtype: str | None, device: Any) -> Any:
@@ -250,7 +229,7 @@ def _stacked(obj: Any, dtype: str | None, device: Any) -> Any:
     leaves = dict(_elements(obj, "obj"))
     arrays = {path: x for path, x in leaves.items() if _is_array(x)}
     home = _home(arrays, device)
-    placed = {path: _move(x, lambda _: home, None, dtype, path, True) for path, x in arrays.items()}
+    placed = {path: move(x, lambda _: home, None, dtype, path, True) for path, x in arrays.items()}
     xp = namespace(*placed.values())
     name = dtype or _common_dtype(xp, placed)
     wanted = registry.backend_of(next(iter(placed.values()))).dtype(name)
@@ -298,7 +277,7 @@ def _beside_arrays(x: Any, dtype: str, home: Device | None, path: str, *, asked:
     values = host_values(x, path)
     if not asked and kind_rank(dtype_name(values.dtype)) > kind_rank(dtype):
         raise DTypeError(f"{path} is {x!r} beside arrays of {dtype}, which cannot hold it; say dtype=")
-    return x if home is None else _from_numbers(values, home, dtype, path)
+    return x if home is None else from_numbers(values, home, dtype, path)
 
 
 def _stack(node: Any, path: str, arrays: dict[str, Any], xp: Any) -> Any:
@@ -310,128 +289,3 @@ def _stack(node: Any, path: str, arrays: dict[str, Any], xp: Any) -> Any:
         listed = " and ".join(map(str, shapes)) or "no rows"
         raise TransferError(f"{path} is ragged: it has {listed}; bring its arrays to one shape before")
     return xp.stack(rows)
-
-
-# -- where to ----------------------------------------------------------------------------------------
-
-
-def _target(spec: Any) -> Target:
-    if isinstance(spec, str):
-        parsed = parse(spec)
-        if parsed.backend is None:
-            return _keeping_framework(parsed)
-    found = find_device(spec)
-    return lambda backend: found
-
-
-def _keeping_framework(spec: Spec) -> Target:
-    found: dict[Backend | None, Device] = {}
-
-    def target(backend: Backend | None) -> Device:
-        if backend not in found:
-            mine = None if backend is None else find_in(backend, spec)
-            found[backend] = mine or find_device(spec.text)
-        return found[backend]
-
-    return target
-
-
-# -- what stands in trees ----------------------------------------------------------------------------
-
-
-def _moves_whole(node: Any) -> bool:
-    """Return whether a node is moved as one: a list of numbers, or what knows how to move itself (a generator)."""
-    return is_array_list(node) or hasattr(type(node), "__xdev_to_device__")
-
-
-class _Path:
-    """The path of the leaf at hand, worked out only where somebody asks."""
-
-    def __init__(self, root: Any) -> None:
-        self.root = root
-        self.position = 0
-
-    def __str__(self) -> str:
-        return tree.path_string(tree.flatten_with_paths(self.root, _moves_whole)[0][self.position], "tree")
-
-
-def _exports(x: Any) -> bool:
-    cls = type(x)
-    if isinstance(x, np.ma.MaskedArray):
-        return False  # its export would lose the mask
-    return hasattr(cls, "__dlpack__") or hasattr(cls, "__cuda_array_interface__")
-
-
-def _move(x: Any, target: Target, copy: bool | None, dtype: str | None, path: Any, alone: bool) -> Any:
-    """Move one leaf; an array `alone` is cast to `dtype`, one in a tree only if that is of its kind."""
-    backend = registry.find_backend(x)
-    if backend is None:
-        return _move_other(x, target, copy, dtype, path, alone)
-    source = device_of_array(backend, x)
-    to = target(backend)
-    if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(x.dtype)):
-        dtype = None
-    if source is None:
-        return _move_traced(x, backend, to, copy, dtype, path)
-    if source is to and dtype is None:
-        return stay(x, backend, copy, path)
-    return cross(x, backend, source, to, copy, path, dtype)
-
-
-def _move_traced(x: Any, backend: Backend, to: Device | None, copy: bool | None, dtype: str | None, path: Any) -> Any:
-    """Move an array that its framework traces, as under jit: it has no device, and no values yet."""
-    x = cast(x, backend, dtype)
-    if to is None:
-        return x
-    if to.backend is not backend:
-        raise TransferError(
-            f"{path or 'the array'} is being traced by {backend}, as under jit, and has no values that could go to "
-            f"{to}; move it outside, or return it"
-        )
-    return backend.place(x, to.info, copy)
-
-
-def _move_other(x: Any, target: Target, copy: bool | None, dtype: str | None, path: Any, alone: bool) -> Any:
-    """Move what no backend owns: numbers, lists of numbers, traced arrays, arrays of unknown frameworks."""
-    if hasattr(type(x), "__xdev_to_device__"):
-        return x.__xdev_to_device__(target(x.device.backend))
-    if hasattr(type(x), "__xdev_value__"):
-        return _move_differentiated(x, target, dtype, alone)
-    if isinstance(x, NUMBERS):
-        return x
-    if _exports(x):
-        to = target(None)
-        if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(x.dtype)):
-            dtype = None
-        return take_in(x, to, copy, path, dtype)
-    values = host_values(x, path)
-    if copy is False:
-        raise CopyRequiredError(f"{path or 'the argument'} is a list, which shares memory with no array")
-    if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(values.dtype)):
-        dtype = None
-    return _from_numbers(values, target(None), dtype, path)
-
-
-def _move_differentiated(x: Any, target: Target, dtype: str | None, alone: bool) -> Any:
-    """Move an array that xdev differentiates, within its framework: a gradient does not cross frameworks."""
-    backend, native = native_of(x) or (None, None)
-    to = target(backend)
-    if to is None or device_of_array(backend, native) is to:  # type: ignore[arg-type]  # it holds an array
-        moved = x
-    elif to.backend is backend:
-        moved = x.to_device(to.native)
-    else:
-        raise TransferError(
-            f"an array under differentiation is on {backend} and cannot go to {to}: gradients do not cross "
-            "frameworks. Move it before, or take it out with xdev.stop_gradient"
-        )
-    if dtype is None or dtype_name(x.dtype) == dtype or not (alone or kind_of(dtype) == kind_of(dtype_name(x.dtype))):
-        return moved
-    return moved.__array_namespace__().astype(moved, backend.dtype(dtype))  # type: ignore[union-attr]  # as above
-
-
-def _from_numbers(values: np.ndarray, target: Device, dtype: str | None, path: Any) -> Any:
-    fitted = numbers_as(values, dtype, target, path)
-    if target.is_host and target.backend.holds(dtype_name(fitted.dtype), target.info):
-        return fitted
-    return cross(fitted, host().backend, host(), target, None, path)

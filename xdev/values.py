@@ -21,6 +21,7 @@ __all__ = [
     "host_dtype",
     "host_values",
     "is_array_list",
+    "is_text_list",
     "kind_of",
     "kind_rank",
     "numbers_as",
@@ -94,6 +95,11 @@ def is_array_list(node: Any) -> bool:
     return type(node) is list and _holds_values(node) and _first(node) is not None
 
 
+def is_text_list(node: Any) -> bool:
+    """Return whether a (nested) list or tuple begins with a string."""
+    return isinstance(_first(list(node)), _TEXT)
+
+
 def _holds_values(node: list[Any]) -> bool:
     if node and type(node[0]) is list:
         return all(type(child) is list and _holds_values(child) for child in node)
@@ -110,7 +116,7 @@ def _first(node: Any) -> Any:
 def host_values(obj: Any, path: Any) -> np.ndarray:
     """Return numbers of Python as a NumPy array; raise for what is no number."""
     what = str(path) if path is not None else "the argument"
-    if isinstance(obj, list | tuple) and isinstance(_first(list(obj)), _TEXT):
+    if isinstance(obj, list | tuple) and is_text_list(obj):
         raise TransferError(
             f"{what} is a list of strings, and only numbers can be moved; turn them into numbers first, as "
             "numpy.unique(x, return_inverse=True) does, or take them out of the tree"

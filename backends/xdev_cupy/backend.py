@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, cast
 
 import ml_dtypes
 import numpy as np
 
-from xdev.contract import Array, Backend, Capabilities, DeviceInfo
+from xdev.contract import Array, Backend, Capabilities, DeviceInfo, Finding
 from xdev.errors import BackendUnavailable, CopyRequiredError
+from xdev.watching import WatchCallback, watch_methods
 
 __all__ = ["CupyBackend"]
 
 _DLPACK_CPU = 1
+_READS = (
+    "get", "item", "tolist", "__float__", "__int__", "__bool__", "__complex__", "__repr__", "__str__", "__format__",
+)  # fmt: skip
+"""The methods of an array that bring its values to the host."""
 
 
 class CupyBackend(Backend):
@@ -30,7 +36,9 @@ class CupyBackend(Backend):
     install: ClassVar[str] = "pip install 'xdev-array[cupy12]' (or [cupy13], by the version of CUDA)"
     priority: ClassVar[int] = 20
     capabilities: ClassVar[Capabilities] = Capabilities(
-        lazy=True, visible_transfers="nothing: CuPy refuses implicit conversion, and .get() offers no hook"
+        lazy=True,
+        visible_transfers="get, item, tolist, cupy.asnumpy, float, int, bool, complex, print, format, through the "
+        "methods of its arrays; not DLPack",
     )
 
     def __init__(self) -> None:
@@ -181,6 +189,37 @@ class CupyBackend(Backend):
 
     def version(self) -> str:
         return str(self.cupy.__version__)
+
+    def watch_transfers(self, callback: WatchCallback) -> contextlib.AbstractContextManager[Any]:
+        return watch_methods(self.cupy.ndarray, "cupy.ndarray", _READS, callback)
+
+    def diagnose(self) -> Sequence[Finding]:
+        found = []
+        if os.environ.get("CUPY_TF32", "0") not in ("", "0"):
+            found.append(
+                Finding(
+                    "warning",
+                    f"float32 matmuls of CuPy run in TF32 (CUPY_TF32={os.environ['CUPY_TF32']})",
+                    "For full float32, start without CUPY_TF32.",
+                )
+            )
+        infos: Sequence[DeviceInfo] = ()
+        with contextlib.suppress(BackendUnavailable):
+            infos = self.devices()
+        for info in infos:
+            with self.scope(info):
+                kept = self.cupy.get_default_memory_pool().free_bytes()
+            found.append(
+                Finding(
+                    "note",
+                    f"CuPy keeps memory of {info.hardware} that it has freed, {kept:,} bytes now, and other frameworks "
+                    "there cannot use it",
+                    "cupy.get_default_memory_pool().free_all_blocks() gives it back; cupy.cuda.set_allocator takes "
+                    "another framework's pool.",
+                    hardware=info.hardware,
+                )
+            )
+        return found
 
     def is_device_mismatch(self, error: BaseException) -> bool:
         return isinstance(error, ValueError) and "different from the current device" in str(error)

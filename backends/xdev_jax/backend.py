@@ -12,13 +12,19 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from xdev.contract import Array, Backend, Capabilities, DeviceInfo
+from xdev.contract import Array, Backend, Capabilities, DeviceInfo, Finding, Node, host_memory
 from xdev.errors import BackendUnavailable, CopyRequiredError
+from xdev.watching import WatchCallback, watch_methods
 
 __all__ = ["JaxBackend"]
 
 _WIDE = frozenset({"float64", "complex128", "int64", "uint64"})
 _KINDS = {"gpu": "cuda", "rocm": "rocm", "cuda": "cuda", "tpu": "tpu", "cpu": "cpu", "METAL": "mps"}
+_READS = (
+    "item", "tolist", "__float__", "__int__", "__bool__", "__index__", "__complex__", "__repr__", "__str__",
+    "__format__", "__array__",
+)  # fmt: skip
+"""The methods of an array that bring its values to the host."""
 
 
 class JaxBackend(Backend):
@@ -33,7 +39,8 @@ class JaxBackend(Backend):
         has_bfloat16=True,
         lazy=True,
         boolean_indexing_in_jit=False,
-        visible_transfers="nothing that JAX does by itself: its transfer guard misses reads on a CPU",
+        visible_transfers="item, tolist, float, int, bool, complex, index, print, jax.device_get, through the methods "
+        "of its arrays; not np.asarray and DLPack, which read the buffer itself",
     )
 
     def __init__(self) -> None:
@@ -123,10 +130,14 @@ class JaxBackend(Backend):
         (self.jax.device_put(0.0, info.native) + 0).block_until_ready()
 
     def memory(self, info: DeviceInfo) -> tuple[int, int] | None:
-        stats = info.native.memory_stats()
-        if not stats or "bytes_limit" not in stats:
+        natives = info.native.device_set if info.members else (info.native,)
+        if all(native.platform == "cpu" for native in natives):
+            return host_memory()
+        found = [native.memory_stats() or {} for native in natives]
+        if not all("bytes_limit" in stats for stats in found):
             return None
-        return stats["bytes_limit"], stats["bytes_limit"] - stats["bytes_in_use"]
+        total = sum(stats["bytes_limit"] for stats in found)
+        return total, total - sum(stats["bytes_in_use"] for stats in found)
 
     def precision(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         if dtype != "float64":
@@ -148,10 +159,11 @@ class JaxBackend(Backend):
     def place(self, x: Array, info: DeviceInfo, copy: bool | None) -> Array:
         if isinstance(x, self.jax.Array):
             moved = self.jax.device_put(x, info.native)
-            if copy and not isinstance(x, self._tracer) and self.pointer(moved) == self.pointer(x):
-                return self.clone(moved)
-            return moved
-        if copy is False:
+            if not copy or isinstance(x, self._tracer):
+                return moved
+            # It may stand on NumPy memory shared by copy=False, which may be written as soon as this returns.
+            return self.clone(x) if self.pointer(moved) == self.pointer(x) else moved.block_until_ready()
+        if copy is False and x.size:  # without elements there is nothing to share
             return self._alias(x, info)
         # A private copy, which JAX may alias as it likes: nobody else can write to it.
         private = np.array(x, dtype=x.dtype.newbyteorder("="), copy=True, order="C")
@@ -171,7 +183,9 @@ class JaxBackend(Backend):
         return np.asarray(x)
 
     def clone(self, x: Array) -> Array:
-        return self.xp.array(x, copy=True)
+        copied = self.xp.array(x, copy=True)
+        self.wait(copied)  # it copies asynchronously, and the memory beneath `x` may be NumPy's
+        return copied
 
     def pointer(self, x: Array) -> int | None:
         if isinstance(x, self._tracer) or len(x.sharding.device_set) != 1:
@@ -182,6 +196,15 @@ class JaxBackend(Backend):
         if info.kind == "cpu" or not hasattr(type(x), "__dlpack__"):
             return NotImplemented
         return self.xp.from_dlpack(x, device=info.native, copy=True)
+
+    def open_node(self, x: object) -> Node | None:
+        if self.jax.tree_util.all_leaves((x,)):
+            return None
+        found, treedef = self.jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda node: node is not x)
+        children = {"".join(map(str, path)): child for path, child in found}
+        if len(children) < len(found):  # keys that look alike
+            children = {f"[{position}]": child for position, (_, child) in enumerate(found)}
+        return Node(children, lambda moved, _: treedef.unflatten(list(moved.values())))
 
     # -- transformations -----------------------------------------------------------------------------
 
@@ -204,6 +227,25 @@ class JaxBackend(Backend):
         return cast("Callable[..., Any]", self.jax.jit(function, donate_argnums=donate))
 
     # -- reports -------------------------------------------------------------------------------------
+
+    def watch_transfers(self, callback: WatchCallback) -> contextlib.AbstractContextManager[Any]:
+        # Its transfer guard misses reads on a CPU, and elsewhere it raises or logs, and calls nobody. The class of its
+        # arrays is found without making one, which could take the memory of a GPU.
+        stack = contextlib.ExitStack()
+        for cls in self.jax.Array.__subclasses__():
+            if "__float__" in vars(cls):
+                stack.enter_context(watch_methods(cls, "jax.Array", _READS, callback))
+        return stack
+
+    def diagnose(self) -> Sequence[Finding]:
+        from .diagnosis import diagnose
+
+        return diagnose(self)
+
+    def threads(self) -> tuple[int, str] | None:
+        from .diagnosis import threads
+
+        return threads(self)
 
     def is_device_mismatch(self, error: BaseException) -> bool:
         return isinstance(error, ValueError) and "incompatible devices" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from xdev.errors import CopyRequiredError
 __all__ = ["NumpyBackend"]
 
 _DEVICES = (DeviceInfo(kind="cpu", index=0, handle="cpu", name="host memory", hardware="cpu"),)
+_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+"""What sets the threads of the BLAS behind NumPy, in the order in which it is asked."""
 
 
 class NumpyBackend(Backend):
@@ -59,6 +62,16 @@ class NumpyBackend(Backend):
 
     def has_no_device(self, x: Array) -> bool:
         return isinstance(x, np.generic)
+
+    def threads(self) -> tuple[int, str] | None:
+        variables = [v for v in _THREADS if os.environ.get(v, "").isdecimal() and int(os.environ[v])]
+        how = "OPENBLAS_NUM_THREADS=n, MKL_NUM_THREADS=n or OMP_NUM_THREADS=n"
+        if variables:
+            return int(os.environ[variables[0]]), how
+        try:
+            return len(os.sched_getaffinity(0)), how
+        except AttributeError:  # not on this system
+            return os.cpu_count() or 1, how
 
     def clone(self, x: Array) -> Array:
         return np.array(x, copy=True, order="C")  # the in-place updates walk parameters as flat memory

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from xdev.contract import Array, Backend, Capabilities, DeviceInfo
+from xdev.contract import Array, Backend, Capabilities, DeviceInfo, host_memory
 from xdev.errors import CopyRequiredError
+from xdev.watching import WatchCallback, watch_methods
 
 __all__ = ["StrictBackend"]
 
@@ -17,6 +19,10 @@ _NARROW = {
     "no_float64": frozenset({"float64", "complex128"}),
     "no_x64": frozenset({"float64", "complex128", "int64", "uint64"}),
 }
+_READS = (
+    "__float__", "__int__", "__bool__", "__index__", "__complex__", "__repr__", "__str__", "__array__",
+)  # fmt: skip
+"""The methods of an array that bring its values to the host."""
 
 
 class StrictBackend(Backend):
@@ -27,7 +33,8 @@ class StrictBackend(Backend):
     install: ClassVar[str] = "pip install 'xdev-array[strict]'"
     priority: ClassVar[int] = 0
     capabilities: ClassVar[Capabilities] = Capabilities(
-        visible_transfers="nothing: its arrays offer no hook, and refuse to leave a device by themselves"
+        visible_transfers="float, int, bool, complex, index, print, np.asarray, through the methods of its arrays; "
+        "not DLPack"
     )
 
     def __init__(self) -> None:
@@ -73,6 +80,8 @@ class StrictBackend(Backend):
         if copy is False:
             if not isinstance(x, np.ndarray) or not x.flags.writeable:
                 raise CopyRequiredError("it is read-only or a NumPy scalar")
+            if not x.dtype.isnative:
+                raise CopyRequiredError("its byte order is not the machine's")
             return self.xp.from_dlpack(x, device=info.handle, copy=False)
         # Writable memory shared by two frameworks is left to NumPy and torch; here arrays are the reader's own.
         return self.xp.asarray(np.array(x, dtype=x.dtype.newbyteorder("="), copy=True), device=info.handle)
@@ -80,7 +89,10 @@ class StrictBackend(Backend):
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         pulled = np.from_dlpack(x)
         # The other devices only pretend not to be the host: what leaves them must not share their memory.
-        return pulled if self._info(x.device).kind == "cpu" else pulled.copy()
+        if self._info(x.device).kind != "cpu":
+            return pulled.copy()
+        pulled.flags.writeable = False  # the memory stays the array's own: whoever wants to write takes a copy
+        return pulled
 
     def clone(self, x: Array) -> Array:
         return self.xp.asarray(x, copy=True)
@@ -92,3 +104,9 @@ class StrictBackend(Backend):
         return isinstance(error, ValueError) and any(
             words in str(error) for words in ("different devices", "use the same device")
         )
+
+    def memory(self, info: DeviceInfo) -> tuple[int, int] | None:
+        return host_memory()  # the devices that pretend to be others, too
+
+    def watch_transfers(self, callback: WatchCallback) -> contextlib.AbstractContextManager[Any]:
+        return watch_methods(self._array, "array_api_strict.Array", _READS, callback)

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, cast
 import ml_dtypes
 import numpy as np
 
-from xdev.contract import Array, Backend, Capabilities, DeviceInfo, dtype_name
+from xdev.contract import Array, Backend, Capabilities, DeviceInfo, Finding, Node, dtype_name
 from xdev.errors import CopyRequiredError
+from xdev.watching import WatchCallback
 
 __all__ = ["TorchBackend"]
 
@@ -40,7 +41,8 @@ class TorchBackend(Backend):
     capabilities: ClassVar[Capabilities] = Capabilities(
         has_bfloat16=True,
         lazy=True,
-        visible_transfers="item, tolist, numpy, cpu, float, int, bool, print, through a torch function mode",
+        visible_transfers="item, tolist, numpy, cpu, float, int, bool, complex, index, print, format, np.asarray, and "
+        '.to("cpu") from elsewhere, through a torch function mode; not DLPack',
     )
 
     def __init__(self) -> None:
@@ -153,10 +155,14 @@ class TorchBackend(Backend):
             self.torch.accelerator.synchronize(info.handle)
 
     def memory(self, info: DeviceInfo) -> tuple[int, int] | None:
-        if info.kind in ("cuda", "rocm"):
-            free, total = self.torch.cuda.mem_get_info(info.handle)
+        torch = self.torch
+        if info.kind in ("cuda", "rocm", "xpu"):
+            free, total = getattr(torch, cast(Any, info.handle).type).mem_get_info(info.handle)
             return total, free
-        return None
+        if info.kind == "mps":
+            total = torch.mps.recommended_max_memory()
+            return total, max(0, total - torch.mps.driver_allocated_memory())
+        return (0, 0) if info.kind == "meta" else None
 
     # -- arrays --------------------------------------------------------------------------------------
 
@@ -183,6 +189,36 @@ class TorchBackend(Backend):
             return self.torch.from_numpy(x.view(bits)).view(getattr(self.torch, x.dtype.name))
         return self.torch.from_numpy(x)
 
+    def quick_place(self, info: DeviceInfo, copy: bool | None) -> Callable[[Any], Array | None] | None:
+        if info.kind != "cpu":
+            return None
+        from_numpy, array, dtypes = self.torch.from_numpy, np.ndarray, _NATIVE
+
+        def share(x: Any) -> Array | None:
+            return from_numpy(x) if type(x) is array and x.dtype in dtypes and x.flags.carray else None
+
+        def duplicate(x: Any) -> Array | None:
+            return from_numpy(x.copy()) if type(x) is array and x.dtype in dtypes and x.flags.carray else None
+
+        return duplicate if copy else share
+
+    def quick_to_host(self, copy: bool | None) -> Callable[[Array], Any] | None:
+        cpu, tensor = self.torch.device("cpu"), self.torch.Tensor
+
+        def share(x: Array) -> Any:
+            if type(x) is not tensor or x.device != cpu:
+                return None
+            try:
+                return x.numpy()  # refuses what needs a gradient, is conjugated lazily, or has no dtype there
+            except (RuntimeError, TypeError):
+                return None
+
+        def duplicate(x: Array) -> Any:
+            shared = share(x)
+            return None if shared is None else shared.copy()
+
+        return duplicate if copy else share
+
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         x = x.detach().resolve_conj().resolve_neg().cpu()
         name = dtype_name(x.dtype)
@@ -201,6 +237,15 @@ class TorchBackend(Backend):
         if info.kind not in ("cuda", "rocm") or not hasattr(type(x), "__dlpack__"):
             return NotImplemented
         return self.torch.from_dlpack(x).to(info.handle)
+
+    def open_node(self, x: object) -> Node | None:
+        if not isinstance(x, self.torch.nn.Module | self.torch.optim.Optimizer):
+            return None
+        from .nodes import open_module, open_optimizer
+
+        is_module = isinstance(x, self.torch.nn.Module)
+        children, rebuild = open_module(x) if is_module else open_optimizer(x)
+        return Node(children, rebuild, self, "x.state_dict()")
 
     # -- transformations -----------------------------------------------------------------------------
 
@@ -227,10 +272,24 @@ class TorchBackend(Backend):
     def is_device_mismatch(self, error: BaseException) -> bool:
         return isinstance(error, RuntimeError) and "to be on the same device" in str(error)
 
-    def watch_transfers(self, callback: Callable[[str, Array], None]) -> contextlib.AbstractContextManager[Any]:
+    def diagnose(self) -> Sequence[Finding]:
+        from .diagnosis import diagnose
+
+        return diagnose(self.torch, self.devices())
+
+    def threads(self) -> tuple[int, str] | None:
+        from .diagnosis import threads
+
+        return threads(self.torch)
+
+    def watch_transfers(self, callback: WatchCallback) -> contextlib.AbstractContextManager[Any]:
         from .watch import WatchMode
 
         return WatchMode(callback)
+
+
+_NATIVE = frozenset(np.dtype(name) for name in _DTYPES if hasattr(np, name))
+"""The dtypes that torch shares with NumPy as they are, in the machine's byte order."""
 
 
 def _why_not_shared(x: Any) -> str | None:

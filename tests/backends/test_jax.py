@@ -240,3 +240,51 @@ def test_donated_arrays_raise():
     jax.jit(lambda x: x + 1, donate_argnums=0)(x)
     with pytest.raises(RuntimeError, match=r"deleted|donated"):
         xdev.to_numpy(x)
+
+
+# -- implicit crossings ------------------------------------------------------------------------------
+
+READS = {
+    "item": lambda x: x[0].item(),
+    "tolist": lambda x: x[:1].tolist(),
+    "__float__": lambda x: float(x[0]),
+    "__int__": lambda x: int(x[0]),
+    "__bool__": lambda x: bool(x[0]),
+    "__index__": lambda x: [0, 1, 2][x.astype(jnp.int32)[0]],
+    "__complex__": lambda x: complex(x[0]),
+    "__repr__": lambda x: repr(x[0]),
+    "__str__": lambda x: str(x[0]),
+    "__format__": lambda x: f"{x[0]:.2f}",
+    "__array__": lambda x: jax.device_get(x[0]),
+}
+
+
+def test_every_read_has_a_case():
+    from xdev_jax.backend import _READS
+
+    assert set(READS) == set(_READS)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_what_jax_reads_by_itself_is_seen_once_and_before_it_happens(name):
+    x = jnp.ones(3)
+    with xdev.track_transfers() as transfers:
+        READS[name](x)
+    assert [(r.path, r.nbytes, r.direction) for r in transfers.records] == [(f"jax.Array.{name}", 4, "to_host")]
+    assert transfers.records[0].where.startswith(__file__)
+    with xdev.budget(to_host=0), pytest.raises(xdev.TransferBudgetExceeded, match=rf"jax\.Array\.{name} would take"):
+        READS[name](x)
+
+
+def test_what_is_said_not_to_be_seen_is_not():
+    assert "not np.asarray and DLPack" in xdev.backend("jax").capabilities.visible_transfers
+    x = jnp.ones(3)
+    with xdev.track_transfers() as transfers:
+        np.from_dlpack(x)
+        jax.jit(lambda y: y + 1)(x)
+    assert transfers.records == []
+
+
+@several
+def test_the_memory_of_a_mesh_on_cpus_is_the_hosts(mesh):
+    assert xdev.device(mesh).memory().total == xdev.device("numpy").memory().total

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -209,6 +210,49 @@ def test_what_torch_reads_by_itself_is_seen_once_and_before_it_happens(name):
     assert transfers.records[0].where.startswith(__file__)
     with xdev.budget(to_host=0), pytest.raises(xdev.TransferBudgetExceeded, match=rf"torch.Tensor.{name} would take"):
         read(t)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_each_thread_that_enters_a_block_is_watched(name):
+    read, nbytes = READS[name]
+    seen = {}
+
+    def work(times):
+        with xdev.track_transfers() as transfers:
+            for _ in range(times):
+                read(torch.ones(3))
+        seen[times] = transfers.to_host_bytes
+
+    threads = [threading.Thread(target=work, args=(times,)) for times in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {1: nbytes, 2: 2 * nbytes, 3: 3 * nbytes}
+
+
+def test_print_is_seen(capsys):
+    with xdev.track_transfers() as transfers:
+        print(torch.ones(3))
+    assert capsys.readouterr().out == "tensor([1., 1., 1.])\n"
+    assert [(r.path, r.nbytes) for r in transfers.records] == [("torch.Tensor.__repr__", 12)]
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_read_that_copies_nothing_is_a_view(name):
+    with xdev.track_transfers() as transfers:
+        READS[name][0](torch.ones(3))
+    assert transfers.records[0].kind == ("view" if name in ("numpy", "cpu", "__array__") else "copy")
+
+
+@pytest.mark.parametrize("to", [("cpu",), (torch.device("cpu"),), (torch.ones(1),)], ids=["name", "device", "tensor"])
+def test_to_the_cpu_is_seen_where_it_leaves_a_device(to):
+    with xdev.budget(to_host=0):
+        torch.ones(3).to(*to)  # where nothing moves
+        x = torch.ones(3, device="meta")
+        x.to(torch.float64)
+        with pytest.raises(xdev.TransferBudgetExceeded, match=r"torch\.Tensor\.to would take 12 bytes to host"):
+            x.to(*to)
 
 
 def test_what_cpu_returned_is_on_the_host():

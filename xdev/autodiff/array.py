@@ -8,9 +8,10 @@ item assignment is functional and rebinds the traced array, as `x += y` rebinds 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from operator import attrgetter
+from operator import attrgetter, index
 from typing import Any
 
+from ..ledger import reading
 from ..registry import owners
 
 __all__ = ["TracedArray", "constant", "unwrap"]
@@ -102,19 +103,19 @@ class TracedArray:
     # -- Python scalars --------------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
-        return bool(self.__xdev_value__)
+        return bool(_read(self, bool))
 
     def __int__(self) -> int:
-        return int(self.__xdev_value__)
+        return int(_read(self, int))
 
     def __float__(self) -> float:
-        return float(self.__xdev_value__)
+        return float(_read(self, float))
 
     def __complex__(self) -> complex:
-        return complex(self.__xdev_value__)
+        return complex(_read(self, complex))
 
     def __index__(self) -> int:
-        return self.__xdev_value__.__index__()  # type: ignore[no-any-return]
+        return int(_read(self, index))
 
     def __len__(self) -> int:
         if not self.shape:
@@ -128,7 +129,7 @@ class TracedArray:
 
     def __repr__(self) -> str:
         kind = "constant" if self.tape is None else "traced"
-        return f"<{kind} {self.__xdev_value__!r}>"
+        return f"<{kind} {_read(self, repr)}>"
 
     # -- indexing --------------------------------------------------------------------------------------
 
@@ -176,3 +177,9 @@ def unwrap(x: Any) -> Any:
     while type(x) is TracedArray:
         x = x.__xdev_value__
     return x
+
+
+def _read(x: TracedArray, convert: Callable[[Any], Any]) -> Any:
+    """Convert an array to what Python holds, under the eyes of ledgers and budgets."""
+    with reading(f"{convert.__name__}() of a traced array", unwrap(x)):
+        return convert(x.__xdev_value__)

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import DeviceError, DeviceMismatchError, FileError, UnknownBackendError, XdevError
+from ..errors import ConfigurationError, DeviceError, DeviceMismatchError, FileError, UnknownBackendError, XdevError
 
 __all__ = ["app", "main"]
 
@@ -90,10 +90,28 @@ def devices(json: Json = False) -> None:
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
-    """Say of each known backend whether it works here, and if not, why and what to do."""
+def doctor(
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="<module>",
+            help="Import this module of yours first, to see what it changes; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say of each known backend whether it works here, and if not, why and what to do.
+
+    Then what bites where frameworks share this machine: reserved memory, changed defaults, precision, threads.
+    """
     from . import reports
 
+    try:
+        reports.import_modules(modules or ())
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error), param_hint="--import") from error
     reports.doctor(as_json=json)
 
 

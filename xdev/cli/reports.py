@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import platform
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.text import Text
 
 from .. import __version__, registry
+from ..contract import Finding
 from ..device import Device
 from ..device import device as find_device
+from ..errors import ConfigurationError
 from ..ledger_table import format_bytes
 from . import survey
 from .output import console, print_json, standard_output_kept, table
 
-__all__ = ["conformance", "devices", "doctor"]
+__all__ = ["conformance", "devices", "doctor", "import_modules"]
 
 
 # -- devices -----------------------------------------------------------------------------------------
@@ -92,16 +100,35 @@ def _as_dict(device: Device, memory: tuple[int, int] | None, default: bool) -> d
 # -- doctor ------------------------------------------------------------------------------------------
 
 
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules from the current folder or the environment, for what they do to the frameworks."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    for name in names:
+        try:
+            with standard_output_kept():
+                importlib.import_module(name)
+        except Exception as error:
+            raise ConfigurationError(f"the module {name!r} cannot be imported: {survey.reason(error)}") from error
+
+
 def doctor(*, as_json: bool) -> None:
-    """Print the state of each known backend."""
+    """Print the state of each known backend, and what bites where they share this machine."""
     with standard_output_kept():
-        entries = [_examine(found) for found in survey.survey()]
+        found = survey.survey()
+        counts, available = survey.threads(found), survey.cores()
+        shared = list(survey.thread_findings(counts, available))
+        own = {entry.name: survey.findings(entry, found) for entry in found}
+        entries = [_examine(entry, own[entry.name]) for entry in found]
     content = {
         "xdev": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "environment": {name: os.environ[name] for name in ("XDEV_DEVICE", "XDEV_BACKENDS") if name in os.environ},
+        "cores": available,
+        "threads": {name: count for name, (count, _) in counts.items()},
         "backends": entries,
+        "findings": [_finding_as_dict(finding) for finding in shared],
     }
     if as_json:
         print_json(content)
@@ -113,32 +140,41 @@ def doctor(*, as_json: bool) -> None:
     grid = table(["backend", "version", "state", "devices, or why not"], width=out.width, fold="devices, or why not")
     for entry in entries:
         words = ", ".join(entry["devices"]) if entry["usable"] else entry["reason"]
-        text = Text(words)
-        for finding in entry["findings"]:
-            text.append(f"\n! {finding['finding']}")
-            text.append(f"\n  {finding['remedy']}", style="italic")
         state = Text("usable", style="green") if entry["usable"] else Text("not usable", style="yellow")
-        grid.add_row(entry["backend"], entry["version"] or "–", state, text)
+        grid.add_row(entry["backend"], entry["version"] or "–", state, words)
+    out.print(grid)
+    _print_findings(out, [(name, each) for name, listed in own.items() for each in listed] + [("", f) for f in shared])
+
+
+def _print_findings(out: Console, listed: list[tuple[str, Finding]]) -> None:
+    """Print what was found, warnings first, each with its remedy below."""
+    if not listed:
+        return
+    grid = table(["level", "of", "finding, and remedy"], width=out.width, fold="finding, and remedy")
+    for name, finding in sorted(listed, key=lambda pair: pair[1].level != "warning"):
+        level = Text(finding.level, style="yellow" if finding.level == "warning" else "")
+        grid.add_row(level, name or "all", Text(finding.what).append(f"\n{finding.remedy}", style="italic"))
+    out.print()
     out.print(grid)
 
 
-def _examine(found: survey.Found) -> dict[str, Any]:
+def _examine(found: survey.Found, findings: list[Finding]) -> dict[str, Any]:
     version = None
-    findings: list[tuple[str, str]] = []
     if found.backend is not None:
-        try:
+        with contextlib.suppress(Exception):  # a plug-in may raise anything
             version = found.backend.version()
-            findings = [(str(what), str(remedy)) for what, remedy in found.backend.diagnose()]
-        except Exception as error:  # noqa: BLE001  a plug-in may raise anything; it is a finding
-            findings = [(f"its own diagnosis failed: {survey.reason(error)}", "Tell the authors of the plug-in.")]
     return {
         "backend": found.name,
         "version": version,
         "usable": bool(found.devices),
         "reason": found.reason or None,
         "devices": [str(device) for device in found.devices],
-        "findings": [{"finding": what, "remedy": remedy} for what, remedy in findings],
+        "findings": [_finding_as_dict(finding) for finding in findings],
     }
+
+
+def _finding_as_dict(finding: Finding) -> dict[str, str]:
+    return {"level": finding.level, "finding": finding.what, "remedy": finding.remedy}
 
 
 # -- test-backend ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..contract import Backend, DeviceInfo, dtype_name
+from ..contract import Backend, DeviceInfo, Finding, dtype_name
 from ..device import ACCELERATORS, Device, device, from_handle
 from ..errors import BackendError, CopyRequiredError
 
@@ -265,7 +265,10 @@ def _check_answers(where: Device) -> None:
     _need(not backend.is_device_mismatch(ValueError("other")), "is_device_mismatch() takes any ValueError")
     _need(isinstance(backend.version(), str), "version() must be a string")
     for finding in backend.diagnose():
-        _need(len(finding) == 2, f"diagnose() must give pairs (finding, remedy), got {finding!r}")
+        _need(isinstance(finding, Finding), f"diagnose() must give xdev.contract.Finding, got {finding!r}")
+        _need(finding.level in ("note", "warning"), f"a Finding's level is note or warning, got {finding.level!r}")
+    threads = backend.threads()
+    _need(threads is None or threads[0] > 0, f"threads() must be None or (number, how to set it), got {threads!r}")
 
 
 # -- transformations ---------------------------------------------------------------------------------

@@ -1,0 +1,271 @@
+"""One leaf, or the leaves of a tree, on the way to a device: what each is, and who moves it.
+
+Requirements: one array that stands twice in a tree moves once, in containers that only a framework knows too. Paths
+are worked out only where somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import ledger, registry, tree
+from .contract import Backend, Node, dtype_name
+from .crossing import cast, cross, stay, take_in
+from .device import Device, Spec, device_of_array, find_in, host, native_of, parse
+from .device import device as find_device
+from .errors import CopyRequiredError, TransferError, a
+from .nodes import is_saved_optimizer, open_node
+from .values import NUMBERS, host_values, is_array_list, is_text_list, kind_of, numbers_as
+
+__all__ = ["Target", "exports", "from_numbers", "move", "move_tree", "moves_whole", "target_of"]
+
+Target = Callable[[Backend | None], Any]
+"""The Device for arrays of a backend (None: for what has no framework yet); None leaves a traced array where it is."""
+
+owners = registry.owners  # looked up where tenths of a microsecond count
+
+
+# -- where to ----------------------------------------------------------------------------------------
+
+
+def target_of(spec: Any) -> Target:
+    """Return where arrays of each backend go for a specification, which may leave the framework open."""
+    if isinstance(spec, str):
+        parsed = parse(spec)
+        if parsed.backend is None:
+            return _keeping_framework(parsed)
+    found = find_device(spec)
+    return lambda backend: found
+
+
+def _keeping_framework(spec: Spec) -> Target:
+    found: dict[Backend | None, Device] = {}
+
+    def target(backend: Backend | None) -> Device:
+        if backend not in found:
+            mine = None if backend is None else find_in(backend, spec)
+            found[backend] = mine or find_device(spec.text)
+        return found[backend]
+
+    return target
+
+
+# -- what stands in trees ----------------------------------------------------------------------------
+
+
+def moves_whole(node: Any) -> bool:
+    """Return whether a node is moved as one: a list of numbers, what knows how to move itself, what must be opened."""
+    cls = type(node)
+    if cls is list:
+        return is_array_list(node)
+    if cls is dict:
+        return is_saved_optimizer(node)
+    return cls not in owners and hasattr(cls, "__xdev_to_device__")
+
+
+def exports(x: Any) -> bool:
+    """Return whether an object hands out its memory by a protocol that all frameworks know."""
+    cls = type(x)
+    if isinstance(x, np.ma.MaskedArray):
+        return False  # its export would lose the mask
+    return hasattr(cls, "__dlpack__") or hasattr(cls, "__cuda_array_interface__")
+
+
+def move(x: Any, target: Target, copy: bool | None, dtype: str | None, path: Any, alone: bool) -> Any:
+    """Move one leaf; an array `alone` is cast to `dtype`, one in a tree only if that is of its kind."""
+    backend = registry.find_backend(x)
+    if backend is None:
+        return _move_other(x, target, copy, dtype, path, alone)
+    source = device_of_array(backend, x)
+    to = target(backend)
+    if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(x.dtype)):
+        dtype = None
+    if source is None:
+        return _move_traced(x, backend, to, copy, dtype, path)
+    if source is to and dtype is None:
+        return stay(x, backend, copy, path)
+    return cross(x, backend, source, to, copy, path, dtype)
+
+
+def _move_traced(x: Any, backend: Backend, to: Device | None, copy: bool | None, dtype: str | None, path: Any) -> Any:
+    """Move an array that its framework traces, as under jit: it has no device, and no values yet."""
+    x = cast(x, backend, dtype)
+    if to is None:
+        return x
+    if to.backend is not backend:
+        raise TransferError(
+            f"{path or 'the array'} is being traced by {backend}, as under jit, and has no values that could go to "
+            f"{to}; move it outside, or return it"
+        )
+    return backend.place(x, to.info, copy)
+
+
+def _move_other(x: Any, target: Target, copy: bool | None, dtype: str | None, path: Any, alone: bool) -> Any:
+    """Move what no backend owns: numbers, lists of numbers, traced arrays, arrays of unknown frameworks."""
+    if hasattr(type(x), "__xdev_to_device__"):
+        return x.__xdev_to_device__(target(x.device.backend))
+    if hasattr(type(x), "__xdev_value__"):
+        return _move_differentiated(x, target, dtype, alone)
+    if isinstance(x, NUMBERS):
+        return x
+    if exports(x):
+        to = target(None)
+        if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(x.dtype)):
+            dtype = None
+        return take_in(x, to, copy, path, dtype)
+    if path is None or isinstance(path, _Path):
+        node = open_node(x)
+        if node is not None:
+            return _move_node(node, x, target, copy, dtype, path)
+        if path is not None and path.within and _may_stay(x):
+            return x
+    values = host_values(x, path)
+    if copy is False:
+        raise CopyRequiredError(f"{path or 'the argument'} is a list, which shares memory with no array")
+    if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(values.dtype)):
+        dtype = None
+    return from_numbers(values, target(None), dtype, path)
+
+
+def _may_stay(x: Any) -> bool:
+    """Return whether a node may hold `x` beside its arrays: names, functions, options."""
+    return is_text_list(x) if isinstance(x, list | tuple) else not isinstance(x, np.ndarray)
+
+
+def _move_differentiated(x: Any, target: Target, dtype: str | None, alone: bool) -> Any:
+    """Move an array that xdev differentiates, within its framework: a gradient does not cross frameworks."""
+    backend, native = native_of(x) or (None, None)
+    to = target(backend)
+    if to is None or device_of_array(backend, native) is to:  # type: ignore[arg-type]  # it holds an array
+        moved = x
+    elif to.backend is backend:
+        moved = x.to_device(to.native)
+    else:
+        raise TransferError(
+            f"an array under differentiation is on {backend} and cannot go to {to}: gradients do not cross "
+            "frameworks. Move it before, or take it out with xdev.stop_gradient"
+        )
+    if dtype is None or dtype_name(x.dtype) == dtype or not (alone or kind_of(dtype) == kind_of(dtype_name(x.dtype))):
+        return moved
+    return moved.__array_namespace__().astype(moved, backend.dtype(dtype))  # type: ignore[union-attr]  # as above
+
+
+def from_numbers(values: np.ndarray, target: Device, dtype: str | None, path: Any) -> Any:
+    """Return numbers of Python as an array on a device."""
+    fitted = numbers_as(values, dtype, target, path)
+    if target.is_host and target.backend.holds(dtype_name(fitted.dtype), target.info):
+        return fitted
+    return cross(fitted, host().backend, host(), target, None, path)
+
+
+# -- trees -------------------------------------------------------------------------------------------
+
+
+class _Path:
+    """The path of the leaf at hand, worked out only where somebody asks, and what was moved on the way so far.
+
+    Attributes
+    ----------
+    moved : dict
+        What became of each leaf, by its id; and what nodes keep for one another.
+    within : bool
+        Whether it stands in a node that a framework or a class declares, and which may hold what cannot move.
+    """
+
+    def __init__(self, root: Any, prefix: Any = "tree", moved: dict[Any, Any] | None = None) -> None:
+        self.root = root
+        self.position = 0
+        self.prefix = prefix
+        self.within = moved is not None
+        self.moved: dict[Any, Any] = {} if moved is None else moved
+
+    def __str__(self) -> str:
+        return tree.path_string(tree.flatten_with_paths(self.root, moves_whole)[0][self.position], str(self.prefix))
+
+
+class _Step:
+    """The path of a child of an opened node."""
+
+    def __init__(self, parent: Any, step: str) -> None:
+        self.parent, self.step = parent, step
+
+    def __str__(self) -> str:
+        return f"{'tree' if self.parent is None else self.parent}{self.step}"
+
+
+def move_tree(tree_: Any, target: Target, copy: bool | None, dtype: str | None, path: _Path | None = None) -> Any:
+    """Move the leaves of a tree; `path` says where it stands, if it stands in another."""
+    leaves, treedef = tree.flatten(tree_, moves_whole)
+    path = _Path(tree_) if path is None else path
+    quick = _quick_ways(leaves, target, copy) if dtype is None and copy is not False and not ledger.active() else {}
+    out = _all_at_once(leaves, quick)
+    pending = [position for position, leaf in enumerate(out) if leaf is None]
+    moved = path.moved
+    if quick and pending:  # a node among them may hold what was moved already
+        moved.update((id(leaf), done) for leaf, done in zip(leaves, out, strict=True) if done is not None)
+    for position in pending:
+        leaf = leaves[position]
+        key = id(leaf)
+        if key not in moved:
+            path.position = position
+            moved[key] = move(leaf, target, copy, dtype, path, False)
+        out[position] = moved[key]
+    if path.within and all(done is leaf for done, leaf in zip(out, leaves, strict=True)):
+        return tree_  # so that the node, too, comes back as the same object
+    return tree.unflatten(treedef, out)
+
+
+def _all_at_once(leaves: list[Any], quick: dict[type, Callable[[Any], Any]]) -> list[Any]:
+    """Return leaves that were moved by a quick way, None in the places of the others."""
+    if not quick or len(set(map(id, leaves))) < len(leaves):  # one that stands twice moves once
+        return [None] * len(leaves)
+    if len(quick) == 1 and len(set(map(type, leaves))) == 1:
+        (way,) = quick.values()
+        return list(map(way, leaves))
+    return [None if (found := quick.get(type(leaf))) is None else found(leaf) for leaf in leaves]
+
+
+def _quick_ways(leaves: list[Any], target: Target, copy: bool | None) -> dict[type, Callable[[Any], Any]]:
+    """Return functions that move ordinary arrays of a type at the price of the framework's own call."""
+    ways: dict[type, Callable[[Any], Any]] = {}
+    for cls in {type(leaf) for leaf in leaves} if len(leaves) > FEW else ():
+        backend = owners.get(cls)
+        if backend is None:
+            continue
+        to = target(backend)
+        way = None
+        if backend.is_host and not to.is_host:
+            way = to.backend.quick_place(to.info, copy)
+        elif to.is_host and not backend.is_host:
+            way = backend.quick_to_host(copy)
+        if way is not None:
+            ways[cls] = way
+    return ways
+
+
+FEW = 8
+"""Leaves up to which a tree is moved without looking for quick ways."""
+
+
+# -- nodes that only a framework, or a class, knows ------------------------------------------------------
+
+
+def _move_node(node: Node, x: Any, target: Target, copy: bool | None, dtype: str | None, path: Any) -> Any:
+    """Move what a node holds, and put it together again; the same object comes back if nothing moved."""
+    if node.backend is not None and (to := target(node.backend)).backend is not node.backend:
+        raise TransferError(
+            f"{path or 'the argument'} is {a(type(x).__name__)}, which holds arrays of {node.backend} alone, and "
+            f'cannot go to {to}; move what it holds: xdev.to_device({node.instead}, "{to}")'
+        )
+    moved = {} if path is None else path.moved
+    moved["alive", id(node)] = node  # children made for this are known by their ids until all has moved
+    children = {}
+    for step, child in node.children.items():
+        below = _Path(child, _Step(path, step), moved)
+        children[step] = move_tree(child, target, copy, dtype, below)
+    if all(children[step] is child for step, child in node.children.items()):
+        return x
+    return node.rebuild(children, moved)
