@@ -154,3 +154,16 @@ def test_an_array_that_the_error_does_not_speak_of_is_not_blamed(device):
     with pytest.raises(Exception) as caught:  # noqa: PT011  each framework raises its own
         xdev.grad(loss)(device.xp.ones(3))
     assert not isinstance(caught.value, xdev.DeviceMismatchError)
+
+
+@pytest.mark.parametrize("mistake", ["attribute", "len"])
+def test_an_error_of_something_else_stays_what_it_is(device, mistake):
+    table, _ = foreign(device)
+
+    def loss(x):
+        assert table.shape == (3,)
+        return xdev.namespace(x).summ(x) if mistake == "attribute" else len(3)
+
+    with pytest.raises(AttributeError if mistake == "attribute" else TypeError) as caught:
+        xdev.grad(loss)(device.xp.ones(3, dtype=device.xp.float32))
+    assert not isinstance(caught.value, xdev.DeviceMismatchError)

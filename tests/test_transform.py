@@ -308,3 +308,40 @@ def test_an_error_of_the_users_passes_as_it_is(xp):
         xdev.grad(f)(xp.asarray(np.float32([1.0])))
     # and leaves nothing behind
     assert_close(xdev.grad(lambda x: x * x)(xp.asarray(np.float32(3.0))), np.float32(6.0))
+
+
+# -- leaves that are not trained, ties ----------------------------------------------------------------------
+
+
+class Marked(xdev.nn.Module):
+    w: object
+    mean: object = xdev.nn.buffer()
+    count: object = None
+
+
+@pytest.mark.parametrize("transform", ["grad", "vjp"])
+def test_leaves_without_gradient_know_the_same_namespace(xp, transform):
+    def f(m):
+        y = xdev.namespace(m.mean).sum(m.mean * m.w)
+        return y + xdev.namespace(m.count).sum(m.w * m.w)
+
+    model = Marked(xp.asarray(np.float32([1, 2])), xp.asarray(np.float32([3, 5])), xp.asarray(np.int32([7])))
+    if transform == "grad":
+        grads = xdev.grad(f)(model)
+    else:
+        (grads,) = xdev.vjp(f, model)[1](1.0)
+    assert_close(grads.w, np.float32([5, 9]))
+    assert_close(grads.mean, np.float32([0, 0]))
+
+
+def test_ties_stay_tied_under_jit(xp):
+    w = xp.asarray(np.float32([1, 1]))
+    model = Marked(w, xp.asarray(np.float32([0, 0])), w)
+    f = lambda m: xdev.namespace(m.w).sum(m.w * 2 + m.count * m.count)  # noqa: E731
+    for grads in (xdev.grad(f)(model), xdev.jit(xdev.grad(f))(model)):
+        assert_close(grads.w, np.float32([4, 4]))
+        assert_close(grads.count, np.float32([4, 4]))
+    same = xdev.jit(lambda m: m)(model)
+    assert same.w is same.count
+    given = xdev.to_device(model, xdev.device_of(model), copy=True)
+    assert_close(xdev.jit(lambda m: m, donate=True)(given).count, np.float32([1, 1]))

@@ -52,9 +52,9 @@ class Split:
         made.leaves = picked
         return made
 
-    def join(self, leaves: list[Any]) -> list[Any]:
-        """Return the trees with these leaves in the differentiable places."""
-        return self._join(leaves, lambda leaf: leaf)
+    def join(self, leaves: list[Any], backend: Backend) -> list[Any]:
+        """Return the trees with these leaves in the differentiable places, and the others as constants."""
+        return self._join(leaves, lambda leaf: constants(backend, leaf))
 
     def join_gradients(self, gradients: list[Any]) -> list[Any]:
         """Return gradients in the trees' structure, zeros where nothing is differentiated."""

@@ -7,11 +7,13 @@ told. Arrays that a function takes from outside are found by its names, and blam
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import autodiff, registry, tree
+from .autodiff.array import unwrap
 from .contract import Backend
 from .device import common_device, device_of_array
 from .device_search import Device
@@ -98,10 +100,25 @@ def _elsewhere(backend: Backend, where: Device, leaf: Any, error: Exception) -> 
     elif owner is backend:
         blamed = autodiff.TracedArray.__name__ in text or owner.is_device_mismatch(error)
     else:
-        named = owner.framework in text or owner.is_device_mismatch(error)
-        # The host's arrays go into functions of some frameworks; those of other devices into none of another's.
-        blamed = named or (not owner.is_host and isinstance(error, TypeError | AttributeError))
+        name = type(leaf).__name__
+        blamed = owner.framework in text or re.search(rf"\b{name}\b", text) is not None
+        blamed |= owner.is_device_mismatch(error) or (not owner.is_host and _was_handled(owner, error))
     return its if blamed else None
+
+
+def _was_handled(owner: Backend, error: Exception) -> bool:
+    """Return whether the function that raised is the framework's, or had one of its arrays at hand."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    frame = traceback.tb_frame
+    outside = frame.f_code.co_freevars
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] == owner.framework or any(
+        registry.find_backend(unwrap(x)) is owner for name, x in frame.f_locals.items() if name not in outside
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -75,7 +75,7 @@ def value_and_grad(
 
         def of_leaves(leaves: list[Any]) -> tuple[Any, list[Any]]:
             full = list(constants(backend, args))
-            for number, tree_ in zip(numbers, split.join(leaves), strict=True):
+            for number, tree_ in zip(numbers, split.join(leaves, backend), strict=True):
                 full[number] = tree_
             out = f(*full, **constants(backend, kwargs))
             value, aux = _value_and_aux(out, has_aux)
@@ -163,7 +163,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     box: list[Callable[[list[Any]], Any]] = []
 
     def of_leaves(leaves: list[Any]) -> list[Any]:
-        arrays, rebuild = take_apart(f(*split.join(leaves)))
+        arrays, rebuild = take_apart(f(*split.join(leaves, backend)))
         box.append(rebuild)
         return arrays
 
@@ -276,7 +276,8 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         static = {range(len(args))[number] for number in _within(numbers, len(args), f)}
         leaves, treedef = tree.flatten((tuple(None if i in static else a for i, a in enumerate(args)), kwargs))
         dynamic = [_is_dynamic(leaf) for leaf in leaves]
-        arrays = [leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
+        given = [leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
+        arrays, places = tree.unique(given)  # what is tied goes in once, and is tied inside
         backend = _first_backend(arrays)
         if backend is None:
             return f(*args, **kwargs)
@@ -285,15 +286,15 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         _check_hashable(values, sorted(static))
         if type(backend).jit is Backend.jit:
             placed = [x for x in arrays if registry.find_backend(x) is backend]
-            function, box = _compile(f, backend, treedef, dynamic, constants, args, static, donate)
+            function, box = _compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
             with explained(backend, _named(args, kwargs), f), _scope(backend, placed or arrays):
                 out = function(arrays)
             return box[0](out)
         # With the shapes, since what is no array in the result may depend on them.
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
-        key = (backend, treedef, tuple(dynamic), constants, values, shapes)
+        key = (backend, treedef, tuple(dynamic), tuple(places), constants, values, shapes)
         if key not in compiled:
-            compiled[key] = _compile(f, backend, treedef, dynamic, constants, args, static, donate)
+            compiled[key] = _compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
         function, box = compiled[key]
         with explained(backend, _named(args, kwargs), f):
             out = function(arrays)
@@ -334,6 +335,7 @@ def _compile(
     backend: Backend,
     treedef: tree.TreeDef,
     dynamic: list[bool],
+    places: list[int],
     constants: tuple[Any, ...],
     args: tuple[Any, ...],
     static: set[int],
@@ -344,11 +346,12 @@ def _compile(
 
     def of_arrays(arrays: list[Any]) -> list[Any]:
         with tracing(object()):
-            moving, still = iter(arrays), iter(constants)
+            moving, still = (arrays[place] for place in places), iter(constants)
             full, kwargs = tree.unflatten(treedef, [next(moving) if d else next(still) for d in dynamic])
             out, rebuild = take_apart(f(*(kept.get(i, a) for i, a in enumerate(full)), **kwargs))
-        box[:] = [rebuild]
-        return out
+            once, where = tree.unique(out)
+        box[:] = [lambda results: rebuild([results[place] for place in where])]
+        return once
 
     return backend.jit(of_arrays, donate=(0,) if donate else ()), box
 

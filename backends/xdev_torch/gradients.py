@@ -26,12 +26,23 @@ def _is_nested(leaves: list[Any]) -> bool:
     return depth.get() > 0 or (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves))
 
 
-def _finish(gradients: Any, leaves: list[Any]) -> list[Any]:
-    """Return gradients with zeros where nothing arrived, in xdev's convention: d/dRe - i d/dIm, not its conjugate."""
-    return [
-        torch.zeros_like(leaf) if gradient is None else _conj(gradient)
-        for gradient, leaf in zip(gradients, leaves, strict=True)
-    ]
+def _finish(gradients: Any, leaves: list[Any], taken: Any = ()) -> list[Any]:
+    """Return gradients that share memory with nothing, as torch's may with each other and with cotangents.
+
+    Zeros stand where nothing arrived. The convention is xdev's: d/dRe - i d/dIm, not its conjugate.
+    """
+    memory = {x.data_ptr() for x in taken}
+    finished = []
+    for gradient, leaf in zip(gradients, leaves, strict=True):
+        if gradient is None:
+            finished.append(torch.zeros_like(leaf))
+            continue
+        own = _conj(gradient)
+        if own.data_ptr() in memory or 0 in own.stride():
+            own = own.clone(memory_format=torch.contiguous_format)
+        memory.add(own.data_ptr())
+        finished.append(own)
+    return finished
 
 
 def _conj(x: Any) -> Any:
@@ -47,15 +58,14 @@ def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: lis
             inputs = _inputs(leaves, nested)
             value, aux = function(inputs)
             if not value.requires_grad:
-                return value, aux, [torch.zeros_like(leaf) for leaf in leaves]
+                return value.clone(), aux, [torch.zeros_like(leaf) for leaf in leaves]
             gradients = torch.autograd.grad(value, inputs, create_graph=nested, allow_unused=True)
     finally:
         depth.reset(token)
-    if any(gradient is None or gradient.is_complex() for gradient in gradients):
-        gradients = _finish(gradients, leaves)
+    gradients = _finish(gradients, leaves)
     if nested:
-        return value, aux, list(gradients)
-    return value.detach(), _detached(aux), list(gradients)
+        return value, aux, gradients
+    return value.detach().clone(), _detached(aux), gradients  # detached alone, it may be a leaf's own memory
 
 
 def _detached(aux: Any) -> Any:
@@ -81,14 +91,15 @@ def vjp(
             return [torch.zeros_like(leaf) for leaf in leaves]
         connected = nested or any(c.requires_grad for c in cotangents)
         with torch.inference_mode(False):
+            taken = [cotangents[i] for i in active]
             gradients = torch.autograd.grad(
                 [outputs[i] for i in active],
                 inputs,
-                [_conj(cotangents[i].clone() if cotangents[i].is_inference() else cotangents[i]) for i in active],
+                [_conj(c.clone() if c.is_inference() else c) for c in taken],
                 create_graph=connected,
                 retain_graph=True,
                 allow_unused=True,
             )
-            return _finish(gradients, leaves)
+            return _finish(gradients, leaves, taken)
 
     return outputs if nested else [out.detach() for out in outputs], pullback

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -251,10 +252,8 @@ def test_no_run_is_overwritten(tmp_path, monkeypatch):
         (["--batch-size", "5000"], 1, "batch_size=5000 is more than the 1437 rows"),
         (["--epochs", "0"], 2, "--epochs"),
         (["--dtype", "float16"], 2, "float16"),
-        (["--lr", "1e30", "--epochs", "2"], 1, "Lower the learning rate"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_errors_are_one_block_without_traceback(tmp_path, arguments, code, text):
     device = [] if "--device" in arguments else ["--device", "numpy"]
     result = invoke("--out", tmp_path, *device, *arguments)
@@ -386,6 +385,17 @@ def test_a_device_without_float64_is_skipped(tmp_path):
     assert [run["device"] for run in content["runs"]] == ["numpy:cpu:0"]
     (skipped,) = content["skipped"]
     assert "cannot hold float64" in skipped["reason"]
+
+
+def test_a_loss_that_is_no_number_is_a_line_with_its_reason(tmp_path):
+    result = invoke("--device", "numpy", "--lr", "1e30", "--epochs", 2, "--out", tmp_path, "--json")
+    content = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert content["runs"] == []
+    assert re.fullmatch(
+        r"the loss became (nan|inf) at step \d+ \(seen at step 12\); choose a smaller --lr",
+        content["skipped"][0]["reason"],
+    )
 
 
 def test_one_failing_framework_does_not_take_the_others_down(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """`fit`, `evaluate` and `predict`."""
 
+import gc
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -277,3 +279,41 @@ def test_predict_needs_something_to_call():
 def test_evaluate_takes_no_random_loss(device):
     with pytest.raises(DataError, match="this one wants a generator as well"):
         xdev.evaluate(_model(device), lambda m, b, rng: 0.0, (X, Y))
+
+
+# -- what runs over data afterwards ---------------------------------------------------------------------------
+
+
+def test_what_a_function_takes_from_outside_is_read_in_each_run(device):
+    params = {"w": device.xp.ones((2,), dtype=device.xp.float32)}
+    x = np.ones((4, 2), np.float32)
+    forward = lambda batch: batch @ params["w"]  # noqa: E731
+    measure = lambda model, batch: xdev.namespace(model).sum(model) * factor[0]  # noqa: E731
+    factor = [1.0]
+    with device.scope():
+        before = xdev.predict(forward, x, device=device), xdev.evaluate(params["w"], measure, x)
+        factor[0] = 10.0
+        params["w"] = params["w"] * 10
+        after = xdev.predict(forward, x, device=device), xdev.evaluate(params["w"] / 10, measure, x)
+    assert before[0].tolist() == [2.0] * 4
+    assert after[0].tolist() == [20.0] * 4
+    assert before[1]["loss"] == 2.0
+    assert after[1]["loss"] == pytest.approx(20.0)
+
+
+def test_nothing_that_was_evaluated_is_kept(device):
+    class Table:
+        def __init__(self):
+            self.rows = device.xp.ones((2,), dtype=device.xp.float32)
+
+    table = Table()
+    kept = weakref.ref(table)
+    xdev.evaluate(table.rows, lambda m, b, table=table: xdev.ops.mse(m, table.rows), np.ones((4, 2), np.float32))
+    del table
+    gc.collect()
+    assert kept() is None
+
+
+def test_labels_out_of_range_in_validation_are_told(device):
+    with pytest.raises(DataError, match=r"labels must be in \[0, 3\)"):
+        _fit(device, validation=(X, Y + 9))

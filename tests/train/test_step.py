@@ -1,5 +1,6 @@
 """The training step: state, gradients, buffers, ties, random keys, compilation."""
 
+import copy
 import gc
 
 import numpy as np
@@ -304,3 +305,21 @@ def test_parameters_in_any_memory_order_are_trained(make):
     assert (trained[0]["w"] < 1).all()
     assert (trained[0]["t"] < 1).all()
     assert_close(trained[1], trained[0], rtol=0, atol=0)
+
+
+def test_a_copy_by_the_standard_library_is_a_copy(xp, device):
+    optimizer = optim.adamw(0.1)
+    state = xdev.TrainState.create(_model(device), optimizer)
+    kept = copy.copy(state)
+    xdev.make_step(loss, optimizer)(state, _batch(xp))
+    xdev.make_step(loss, optimizer)(kept, _batch(xp))
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="optax works on JAX arrays alone")
+def test_an_optimizer_that_knows_the_models_tree_is_told(device):
+    optax = pytest.importorskip("optax")
+    optimizer = optax.multi_transform({"a": optax.sgd(0.1)}, {"w": "a"})
+    with pytest.raises(
+        ArrayTypeError, match="given the list of the 1 arrays that are trained, not"
+    ):
+        xdev.TrainState.create({"w": device.xp.ones(2)}, optimizer)

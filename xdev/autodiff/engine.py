@@ -110,7 +110,7 @@ def value_and_grad(
         nested = tape.nested
         seeds = []
         if type(value) is TracedArray and value.tape is tape:
-            one = value.xp.below.one(value.dtype)
+            one = value.xp.below.ones((), dtype=value.dtype)
             seeds.append((value.index, constant(one, value.xp) if nested else one))
         cotangents, owned = backpropagate(tape.records, seeds, len(leaves), nested, keep=False)
         if leaves and all(c is None for c in cotangents):

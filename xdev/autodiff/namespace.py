@@ -24,15 +24,7 @@ class NativeNamespace:
 
     def __init__(self, native: Any) -> None:
         self._native = native
-        self._ones: dict[Any, Any] = {}
         self.below = self
-
-    def one(self, dtype: Any) -> Any:
-        """Return the number 1 as an array, made once: the cotangent of every loss."""
-        found = self._ones.get(dtype)
-        if found is None:
-            found = self._ones[dtype] = self._native.ones((), dtype=dtype)
-        return found
 
     def __getattr__(self, name: str) -> Any:
         if name in INTERNAL:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..data import Loader
 from ..device import Device, device, precision
-from ..errors import BackendUnavailable, DeviceError, DTypeError, UnknownBackendError
+from ..errors import BackendUnavailable, DeviceError, DTypeError, NonFiniteLossError, UnknownBackendError
 from . import folder, job, summary
 from .digits import Digits, load
 from .output import console, print_json, standard_output_kept
@@ -94,6 +94,9 @@ def _train_on(where: Device, data: Digits, options: Options, place: Path, report
             run = job.train_on(where, data, options, log)
     except (BackendUnavailable, DTypeError) as error:
         return Skipped(where.backend.name, str(where), reason(error))
+    except NonFiniteLossError as error:
+        what = str(error).partition(";")[0]  # the rest speaks of Python
+        return Skipped(where.backend.name, str(where), f"{what}; choose a smaller --lr", failed=True)
     except job.FrameworkError as error:
         trace = folder.write_traceback(place, job.file_stem(where), error)
         return Skipped(where.backend.name, str(where), f"{error} (traceback in {trace.name})", failed=True)

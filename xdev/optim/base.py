@@ -197,15 +197,26 @@ def rate(learning_rate: ScalarOrSchedule, count: Any) -> Any:
 
 
 def real_dtype(xp: Any, dtype: Any) -> Any:
-    """Return the dtype of the real part of numbers of a dtype."""
-    parts = {"complex64": "float32", "complex128": "float64"}.get(dtype_name(dtype))
-    return dtype if parts is None else getattr(xp, parts)
+    """Return the dtype of scalars that go with numbers of a dtype: real, and float32 at least."""
+    name = _SCALARS.get(dtype_name(dtype))
+    return dtype if name is None else getattr(xp, name)
+
+
+_SCALARS = {"float16": "float32", "bfloat16": "float32", "complex64": "float32", "complex128": "float64"}
 
 
 def squared(x: Any) -> Any:
     """Return `|x|²`, which is real."""
     xp = namespace(x)
     return xp.real(xp.multiply(x, xp.conj(x))) if is_complex(x) else xp.multiply(x, x)
+
+
+def widened(x: Any) -> Any:
+    """Return an array of half precision in float32, another as it is."""
+    if dtype_name(x.dtype) not in ("float16", "bfloat16"):
+        return x
+    xp = namespace(x)
+    return xp.astype(x, xp.float32)
 
 
 def scaled(x: Any, factor: Any) -> Any:

@@ -6,7 +6,6 @@ import math
 from typing import Any, NamedTuple
 
 from ..device import namespace
-from ..differentiation import is_complex
 from ..errors import ConfigurationError
 from ..options import need_number
 from .base import (
@@ -20,6 +19,7 @@ from .base import (
     real_dtype,
     scaled,
     squared,
+    widened,
     zeros_like,
 )
 
@@ -34,7 +34,10 @@ class SgdState(NamedTuple):
 
 
 class AdamState(NamedTuple):
-    """State of `adam` and `adamw`: the steps done (int32, shape ()), and the two moments of each leaf."""
+    """State of `adam` and `adamw`: the steps done (int32, shape ()), and the two moments of each leaf.
+
+    Those of half precision are in float32: their squares would be lost, and eps too.
+    """
 
     count: Any
     mu: Any
@@ -239,22 +242,21 @@ def _adam(
     def init(params: Any) -> AdamState:
         return AdamState(
             counter(params),
-            map_trainable(zeros_like, params, other=zeros_like),
-            map_trainable(lambda p: zeros_like(namespace(p).real(p) if is_complex(p) else p), params, other=zeros_like),
+            map_trainable(lambda p: zeros_like(widened(p)), params, other=zeros_like),
+            map_trainable(lambda p: zeros_like(squared(widened(p))), params, other=zeros_like),
         )
 
     def update(grads: Any, state: AdamState, params: Any) -> tuple[Any, AdamState]:
         count = state.count + 1
         step = rate(learning_rate, state.count)
         mu = map_trainable(
-            lambda p, g, m: namespace(p).add(scaled(m, b1), scaled(g, 1 - b1)), params, grads, state.mu,
+            lambda p, g, m: namespace(p).add(scaled(m, b1), scaled(widened(g), 1 - b1)), params, grads, state.mu,
             other=zeros_like,
         )  # fmt: skip
         nu = map_trainable(
-            lambda p, g, v: namespace(p).add(scaled(v, b2), scaled(squared(g), 1 - b2)), params, grads, state.nu,
-            other=zeros_like,
+            lambda p, g, v: namespace(p).add(scaled(v, b2), scaled(squared(widened(g)), 1 - b2)), params, grads,
+            state.nu, other=zeros_like,
         )  # fmt: skip
-
         xp = namespace(count)
         power = xp.astype(count, real_dtype(xp, first_array(params).dtype))
         first, second = _unbias(b1, power), _unbias(b2, power)
@@ -262,7 +264,7 @@ def _adam(
         def direction(p: Any, m: Any, v: Any) -> Any:
             out = scaled(m, first) / (namespace(p).sqrt(scaled(v, second)) + eps)
             if weight_decay:
-                out = out + scaled(p, weight_decay)
+                out = out + scaled(widened(p), weight_decay)
             return scaled(out, -step)
 
         return map_trainable(direction, params, mu, nu, other=zeros_like), AdamState(count, mu, nu)

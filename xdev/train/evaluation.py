@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..transform import jit
 from .arguments import check_batch_size, check_evaluated, check_metrics, check_names
 from .step import parts
 
-__all__ = ["evaluate", "in_batches", "predict"]
+__all__ = ["compiled", "evaluate", "in_batches", "means", "predict"]
 
 
 def evaluate(
@@ -64,19 +65,32 @@ def evaluate(
     where = _place(model, device)
     with where.scope(), where.backend.precision(float_dtype(model) or "float32"):
         model = _moved(model, where)
-        totals: dict[str, float] = {}
-        rows = 0
-        for number, batch in enumerate(in_batches(data, batch_size, where, model)):
-            value, metrics, _ = parts(_call(loss, model, batch))
-            metrics = {"loss": value, **metrics}
-            if number == 0:
-                check_metrics(metrics)
-                totals = dict.fromkeys(metrics, 0.0)
-            check_names(totals.keys(), metrics, f"batch {number + 1}")
-            count = tree.leaves(batch)[0].shape[0]
-            for name, x in _numbers(metrics).items():
-                totals[name] += x * count
-            rows += count
+        return means(compiled(loss), model, in_batches(data, batch_size, where, model))
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function(model, batch)`, compiled where that is done, for one run over data.
+
+    Not for longer: what it takes from outside is fixed in the compiled form, and may be something else in the next run.
+    """
+    return jit(lambda model, batch: function(model, batch))
+
+
+def means(loss: Callable[..., Any], model: Any, batches: Loader) -> dict[str, float]:
+    """Return the means of a loss and its metrics, weighted by the rows of the batches."""
+    totals: dict[str, float] = {}
+    rows = 0
+    for number, batch in enumerate(batches):
+        value, metrics, _ = parts(loss(model, batch))
+        metrics = {"loss": value, **metrics}
+        if number == 0:
+            check_metrics(metrics)
+            totals = dict.fromkeys(metrics, 0.0)
+        check_names(totals.keys(), metrics, f"batch {number + 1}")
+        count = tree.leaves(batch)[0].shape[0]
+        for name, x in _numbers(metrics).items():
+            totals[name] += x * count
+        rows += count
     return {name: total / rows for name, total in totals.items()}
 
 
@@ -131,8 +145,9 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, device: Any = 
     chunks = []
     with where.scope(), where.backend.precision(float_dtype(model) or "float32"):
         model = _moved(model, where)
+        call = compiled(lambda model, batch: model(batch))
         for batch in in_batches(x, batch_size, where, model):
-            chunks.append(transfer.to_numpy(_call(_apply, model, batch)))
+            chunks.append(transfer.to_numpy(call(model, batch)))
             _check_rows(chunks[-1], tree.leaves(batch)[0].shape[0])
     return tree.map(lambda *parts_: np.concatenate(parts_), *chunks)
 
@@ -146,13 +161,6 @@ def _check_rows(results: Any, rows: int) -> None:
                 f"the model returned an array of shape {shape} for a batch of {rows} rows; predict joins results along "
                 "the leading axis, which must be the batch's: return a result for each row"
             )
-
-
-def _apply(model: Any, batch: Any) -> Any:
-    return model(batch)
-
-
-_call = jit(lambda function, model, batch: function(model, batch), static_argnums=0)
 
 
 def _has_arrays(model: Any) -> bool:

@@ -29,7 +29,7 @@ from .arguments import (
     check_names,
     check_options,
 )
-from .evaluation import evaluate, in_batches
+from .evaluation import compiled, in_batches, means
 from .result import Callback, FitResult, Timing
 from .signature import check_loss
 from .state import TrainState
@@ -194,6 +194,7 @@ class _Run:
         self._callbacks = callbacks
         self._validation = validation
         self._loss = loss
+        self._validated = compiled(loss)
         self._on_nonfinite = on_nonfinite
         self._kept = self._copy_to_keep()
         self._names: dict[str, None] = {}
@@ -252,7 +253,9 @@ class _Run:
         record |= {name: math.fsum(values) / len(values) for name, values in columns.items()}
         bad = next((i for i, value in enumerate(columns["loss"]) if not math.isfinite(value)), None)
         if self._validation is not None and bad is None:
-            scores = evaluate(self.state.model, self._loss, self._validation)
+            scores = means(self._validated, self.state.model, self._validation)
+            if not math.isfinite(scores["loss"]):
+                self._check_data(self._validation)
             record |= {f"val_{name}": value for name, value in scores.items()}
         self.history.append(record)
         self._timing.bring_back += clock.lap()

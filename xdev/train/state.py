@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import registry, tree
-from ..contract import Array, Backend
+from ..contract import Array, Backend, dtype_name
 from ..device import Device, common_device
 from ..differentiation import is_complex, is_differentiable
 from ..errors import ArrayTypeError, GradientError, StaleStateError
@@ -29,6 +29,7 @@ class ModelSpec:
         places: dict[int, tuple[str, int]] = {}
         counts = {"param": 0, "other": 0}
         self.has_complex = False
+        self.fusable = True
         for leaf, allowed in zip(leaves, mask, strict=True):
             if registry.find_backend(leaf) is None:
                 self._slots.append(("static", leaf))
@@ -37,7 +38,9 @@ class ModelSpec:
                 kind = "param" if allowed and is_differentiable(leaf) else "other"
                 places[id(leaf)] = (kind, counts[kind])
                 counts[kind] += 1
-                self.has_complex |= kind == "param" and is_complex(leaf)
+                if kind == "param":
+                    self.has_complex |= is_complex(leaf)
+                    self.fusable &= dtype_name(leaf.dtype) in ("float32", "float64")
             self._slots.append(places[id(leaf)])
 
     def __eq__(self, other: object) -> bool:
@@ -232,6 +235,8 @@ class TrainState:
             opt_state = tree.map(clone, self.opt_state)
         return TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device, self.optimizer)
 
+    __copy__ = copy  # a shallow one would look live after its arrays have been updated or donated
+
     def succeed(self, params: list[Array], others: list[Array], opt_state: Any) -> TrainState:
         """Return the state after a step, and mark this one as consumed."""
         self._consumed = True
@@ -242,6 +247,20 @@ class TrainState:
         return f"<TrainState at step {self.step} on {self.device}, {word}>"
 
 
+def _apart(opt_state: Any, params: list[Array], backend: Backend) -> Any:
+    """Return a state without arrays that stand twice or are parameters: those are updated in place or donated."""
+    met = {id(x) for x in params}
+
+    def own(leaf: Any) -> Any:
+        if registry.find_backend(leaf) is None:
+            return leaf
+        fresh = backend.clone(leaf) if id(leaf) in met else leaf
+        met.add(id(fresh))
+        return fresh
+
+    return tree.map(own, opt_state)
+
+
 def _start(optimizer: Any, params: list[Array], backend: Backend) -> Any:
     """Return the optimizer's first state, which must be in arrays of the model's backend."""
     try:
@@ -249,13 +268,14 @@ def _start(optimizer: Any, params: list[Array], backend: Backend) -> Any:
         foreign = {owner.name for leaf in tree.leaves(opt_state) if (owner := registry.find_backend(leaf))}
         reason = f"its state is in {', '.join(sorted(foreign))} arrays"
         if foreign <= {backend.name}:
-            return opt_state
+            return _apart(opt_state, params, backend)
     except Exception as error:
         if isinstance(optimizer, Optimizer):
             raise
         reason = f"its init raised {type(error).__name__}: {error}"
     library = type(optimizer).__module__.partition(".")[0]
     raise ArrayTypeError(
-        f"this optimizer of {library} does not work with a model in {backend.name} arrays: {reason}. Move the model "
-        "with xdev.to_device to the framework it is made for, or use an optimizer of xdev.optim"
+        f"this optimizer of {library} does not work with a model in {backend.name} arrays: {reason}. It is given the "
+        f"list of the {len(params)} arrays that are trained, not the model's tree: masks and labels must be functions "
+        "of arrays. Move the model with xdev.to_device to the framework that it is made for, or use one of xdev.optim"
     )

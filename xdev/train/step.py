@@ -131,9 +131,14 @@ class Step:
         value, grads, metrics, others = self._gradients(backend, state.spec, params, others, batch, rng)
         optimizer = self.optimizer
         update = None
-        if isinstance(optimizer, Optimizer) and optimizer.fused and not state.spec.has_complex:
+        if isinstance(optimizer, Optimizer) and optimizer.fused and state.spec.fusable:
             update = backend.update(optimizer.fused)
         if update is not None and not callable(optimizer.hyper["learning_rate"]):
+            # What the loss returned may be, or view, parameters, which are about to be overwritten.
+            kept = {id(x) for x in state.others}
+            others = [x if id(x) in kept else backend.clone(x) for x in others]
+            arrays, rebuild = _parts_of(metrics)
+            metrics = rebuild([backend.clone(x) if registry.find_backend(x) is backend else x for x in arrays])
             opt_state = update(params, grads, opt_state, **optimizer.hyper)
         else:
             updates, opt_state = optimizer.update(grads, opt_state, params)
