@@ -18,6 +18,7 @@ from ..contract import dtype_name
 from ..device import namespace
 from ..differentiation import is_complex, is_differentiable
 from ..errors import ArrayTypeError, GradientError, a
+from ..ops._checks import widen
 from ..options import need_number
 from ..tree_marks import trainable_mask
 
@@ -213,10 +214,7 @@ def squared(x: Any) -> Any:
 
 def widened(x: Any) -> Any:
     """Return an array of half precision in float32, another as it is."""
-    if dtype_name(x.dtype) not in ("float16", "bfloat16"):
-        return x
-    xp = namespace(x)
-    return xp.astype(x, xp.float32)
+    return x if is_complex(x) else widen(namespace(x), x)
 
 
 def scaled(x: Any, factor: Any) -> Any:
