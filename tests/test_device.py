@@ -129,8 +129,9 @@ def test_good_names(spec, name, register, only):
         ),
         ("acme:cuda:7", r"did you mean 'acme:cuda:.'\? acme has acme:cuda:0, acme:cuda:1, acme:cpu:0$"),
         ("acme:tpu", "acme has acme:cuda:0"),
-        ("tpu", "no usable backend has a device 'tpu'; `xdev devices` lists what there is"),
+        ("tpu", r"no usable backend has a device 'tpu'.* Here are .*cpu:0.*, and `xdev devices` says more"),
         ("cuda:7", "no usable backend has a device 'cuda:7'"),
+        ("cpu:77", r"no usable backend has a device 'cpu:77'; did you mean 'cpu:\d'\? Here are "),
     ],
 )
 def test_bad_names(spec, text, register, only):

@@ -195,16 +195,25 @@ def _in_backend(spec: Spec) -> Device:
 
 def _in_any_backend(spec: Spec) -> Device:
     reasons = []
+    have: dict[str, None] = {}
     for name in registry.names():
         try:
             found = find_in(registry.backend(name), spec)
+            have |= dict.fromkeys(
+                f"{i.kind}:{i.index}" for i in registry.devices_of(registry.backend(name)) if i.listed
+            )
         except BackendError as error:
             reasons.append(str(error).splitlines()[0])
             continue
         if found is not None:
             return found
     why = "".join(f"\n  {reason}" for reason in reasons)
-    raise DeviceError(f"no usable backend has a device {spec.text!r}; `xdev devices` lists what there is.{why}")
+    close = difflib.get_close_matches(spec.text, have, 1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise DeviceError(
+        f"no usable backend has a device {spec.text!r}{hint} Here are {', '.join(have)}, and `xdev devices` says "
+        f"more.{why}"
+    )
 
 
 def _best() -> Device:

@@ -319,7 +319,5 @@ def test_a_copy_by_the_standard_library_is_a_copy(xp, device):
 def test_an_optimizer_that_knows_the_models_tree_is_told(device):
     optax = pytest.importorskip("optax")
     optimizer = optax.multi_transform({"a": optax.sgd(0.1)}, {"w": "a"})
-    with pytest.raises(
-        ArrayTypeError, match="given the list of the 1 arrays that are trained, not"
-    ):
+    with pytest.raises(ArrayTypeError, match="given the list of the 1 arrays that are trained, not"):
         xdev.TrainState.create({"w": device.xp.ones(2)}, optimizer)
