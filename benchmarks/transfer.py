@@ -1,11 +1,13 @@
 """The cost of moving arrays: `xdev.to_device` beside the frameworks' own calls, by size, by number, and watched.
 
-Single arrays from 1 KiB on between two frameworks, copied and shared; trees of many leaves, whose leaves are copied or
-are small views; and what a ledger or a budget adds.
+Single arrays of 1 KiB to 1 GiB between two frameworks, copied, with their part of the bandwidth of memory; shared ones,
+which must cost the same whatever their size; trees of many leaves, whose leaves are copied or are small views; and
+what a ledger or a budget adds, to crossings and to a training step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -17,80 +19,113 @@ from _harness import Case, Plan, measure
 from _report import Report, arguments, plan_of
 
 KIB = 1024
-SIZES = (KIB, 64 * KIB, 1024 * KIB, 64 * 1024 * KIB)
+GIB = 1024**3
+SIZES = (KIB, 64 * KIB, 1024 * KIB, 64 * 1024 * KIB, GIB)
 COUNTS = (1, 100, 10_000)
 LEAF_BYTES = {"copied leaves of 64 KiB": 64 * KIB, "views of 16 bytes": 16}
 TARGETS = {"copied leaves of 64 KiB": "<= 1.2", "views of 16 bytes": "<= 2.5"}
+TREE_PAIRS = {
+    "copied leaves of 64 KiB": (("numpy", "torch"), ("torch", "numpy"), ("numpy", "jax"), ("jax", "numpy")),
+    "views of 16 bytes": (("numpy", "torch"), ("torch", "numpy")),
+}
+COPIED = (
+    ("numpy", "torch"), ("torch", "numpy"), ("numpy", "jax"), ("jax", "numpy"), ("torch", "jax"), ("jax", "torch"),
+)  # fmt: skip
+SHARED = (
+    ("numpy", "torch", None), ("torch", "numpy", None),
+    ("numpy", "jax", False), ("jax", "numpy", False), ("torch", "jax", False),
+)  # fmt: skip
+"""Pairs that share memory, and the `copy=` that says so."""
 
 
-def native_call(source: str, target: str, copy: bool) -> Callable[[Any], Any]:
-    """Return the call that people write for one array, without xdev."""
+OFF = "what asks whether there is a ledger"
+
+
+def copying_call(source: str, target: str) -> Callable[[Any], Any]:
+    """Return the call that people write to copy one array to another framework, without xdev."""
     if "jax" in (source, target):
         import jax
         import jax.numpy as jnp
     if "torch" in (source, target):
         import torch
-    calls: dict[tuple[str, str, bool], Callable[[Any], Any]] = {
-        ("numpy", "torch", False): lambda x: torch.from_numpy(x),
-        ("numpy", "torch", True): lambda x: torch.tensor(x),
-        ("numpy", "jax", True): lambda x: jax.block_until_ready(jnp.array(x)),
-        ("torch", "numpy", False): lambda x: x.numpy(),
-        ("torch", "numpy", True): lambda x: x.numpy().copy(),
-        ("torch", "jax", True): lambda x: jax.block_until_ready(jnp.array(x.numpy())),
-        ("jax", "numpy", True): lambda x: np.array(x),
-        ("jax", "torch", True): lambda x: torch.tensor(np.asarray(x)),
+    calls: dict[tuple[str, str], Callable[[Any], Any]] = {
+        ("numpy", "torch"): lambda x: torch.tensor(x),
+        ("numpy", "jax"): lambda x: jax.block_until_ready(jnp.array(x)),
+        ("torch", "numpy"): lambda x: x.numpy().copy(),
+        ("torch", "jax"): lambda x: jax.block_until_ready(jnp.array(x.numpy())),
+        ("jax", "numpy"): lambda x: np.array(x),
+        ("jax", "torch"): lambda x: torch.tensor(np.asarray(x)),
     }
-    return calls[source, target, copy]
+    return calls[source, target]
 
 
-PAIRS = (
-    ("numpy", "torch", False),
-    ("torch", "numpy", False),
-    ("numpy", "torch", True),
-    ("torch", "numpy", True),
-    ("numpy", "jax", True),
-    ("jax", "numpy", True),
-    ("torch", "jax", True),
-    ("jax", "torch", True),
-)
+def sharing_call(source: str, target: str) -> Callable[[Any], Any]:
+    """Return the call that people write to share the memory of one array, without xdev."""
+    if target == "jax":
+        import jax
 
+        return lambda x: jax.dlpack.from_dlpack(x, copy=False)
+    if source == "numpy":
+        import torch
 
-def pair_name(source: str, target: str, copy: bool) -> str:
-    return f"{source} to {target}, {'copied' if copy else 'shared'}"
+        return lambda x: torch.from_numpy(x)
+    if source == "torch":
+        return lambda x: x.numpy()
+    return lambda x: np.asarray(x)
 
 
 def array_on(framework: str, nbytes: int) -> Any:
+    """Return an array whose memory is aligned as JAX wants it."""
     import xdev
 
-    host = np.arange(max(nbytes // 4, 1), dtype=np.float32)
-    return xdev.to_device(host, f"{framework}:cpu", copy=True)
+    memory = np.empty(nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    x = memory[start : start + nbytes].view(np.float32)
+    x[...] = 1
+    return xdev.to_device(x, f"{framework}:cpu", copy=True if framework == "jax" else None)
 
 
-def build_pair(key: tuple[tuple[str, str, bool], tuple[int, ...]]) -> Sequence[Case]:
-    """Return xdev's call, the native one and a plain copy of memory, for each size."""
+def build_copied(key: tuple[tuple[str, str], int]) -> Sequence[Case]:
+    """Return xdev's call, the native one and a plain copy of memory."""
     import xdev
 
-    (source, target, copy), sizes = key
+    (source, target), nbytes = key
     device = xdev.device(f"{target}:cpu")
-    native = native_call(source, target, copy)
-    cases = []
-    for nbytes in sizes:
-        x = array_on(source, nbytes)
-        a, b = np.ones(max(nbytes, 1), np.uint8), np.empty(max(nbytes, 1), np.uint8)
-        calls = {
-            "xdev.to_device": functools.partial(xdev.to_device, x, device, copy=True if copy else None),
-            "native": functools.partial(native, x),
-            "memcpy": functools.partial(np.copyto, b, a),
-        }
-        title = f"{pair_name(source, target, copy)} / {readable_bytes(nbytes)}"
-        cases += [Case(f"{title} / {name}", call, wait) for name, call in calls.items()]
-    return cases
+    x = array_on(source, nbytes)
+
+    def copied() -> Any:
+        return np.full(nbytes, 1, np.uint8)
+
+    return [
+        Case("xdev.to_device", functools.partial(xdev.to_device, x, device, copy=True), wait),
+        Case("native", functools.partial(copying_call(source, target), x), wait),
+        Case("memset of fresh memory", copied),
+    ]
+
+
+def build_shared(key: tuple[tuple[str, str, bool | None], int]) -> Sequence[Case]:
+    """Return xdev's call and the native one."""
+    import xdev
+
+    (source, target, copy), nbytes = key
+    device = xdev.device(f"{target}:cpu")
+    x = array_on(source, nbytes)
+    shared = functools.partial(xdev.to_device, x, device, copy=copy)
+    return [
+        Case("xdev.to_device", shared, wait),
+        Case("native", functools.partial(sharing_call(source, target), x), wait),
+    ]
 
 
 def wait(result: Any) -> None:
     """Wait for an array that may not be there yet."""
     if hasattr(result, "block_until_ready"):
         result.block_until_ready()
+
+
+def wait_all(results: Any) -> None:
+    for result in results:
+        wait(result)
 
 
 def readable_bytes(n: int) -> str:
@@ -100,31 +135,27 @@ def readable_bytes(n: int) -> str:
     return f"{n} bytes"
 
 
-def build_trees(key: tuple[str, tuple[int, ...]]) -> Sequence[Case]:
-    """Return xdev's call on a list of arrays, and the native loop over it, for each number of leaves."""
-    import torch
-
+def build_trees(key: tuple[str, tuple[str, str], int]) -> Sequence[Case]:
+    """Return xdev's call on a list of arrays, and the native loop over it."""
     import xdev
 
-    kind, counts = key
-    device = xdev.device("torch:cpu")
+    kind, (source, target), count = key
+    device = xdev.device(f"{target}:cpu")
     copied = kind.startswith("copied")
-    cases = []
-    for count in counts:
-        leaves = [np.ones(LEAF_BYTES[kind] // 4, np.float32) for _ in range(count)]
-
-        def native(leaves: list[Any] = leaves) -> Any:
-            make = torch.tensor if copied else torch.from_numpy
-            return [make(x) for x in leaves]
-
-        moved = functools.partial(xdev.to_device, leaves, device, copy=True if copied else None)
-        cases += [Case(f"{kind}, {count:,} / xdev.to_device", moved), Case(f"{kind}, {count:,} / native loop", native)]
-    return cases
+    leaves = [array_on(source, LEAF_BYTES[kind]) for _ in range(count)]
+    call = (copying_call if copied else sharing_call)(source, target)
+    return [
+        Case(
+            "xdev.to_device", functools.partial(xdev.to_device, leaves, device, copy=True if copied else None), wait_all
+        ),
+        Case("native loop", lambda: [call(x) for x in leaves], wait_all),
+    ]
 
 
 def build_watched(nbytes: int) -> Sequence[Case]:
     """Return a crossing and a call that crosses nothing: alone, within a ledger, and within a budget."""
     import xdev
+    from xdev import ledger
 
     x = np.ones(nbytes // 4, np.float32)
     device = xdev.device("torch:cpu")
@@ -141,37 +172,70 @@ def build_watched(nbytes: int) -> Sequence[Case]:
     def alone(argument: Any) -> Any:
         return [xdev.to_device(argument, device) for _ in range(100)]
 
+    def checked(_: Any) -> Any:
+        return [ledger.active() for _ in range(100)]
+
+    watched = {"alone": alone, OFF: checked, "in a ledger": tracked, "in a budget": limited}
     return [
         Case(f"{what} / {name}", functools.partial(call, argument))
         for what, argument in (("100 crossings", x), ("100 calls that cross nothing", there))
-        for name, call in (("alone", alone), ("in a ledger", tracked), ("in a budget", limited))
+        for name, call in watched.items()
+    ]
+
+
+def build_steps(framework: str) -> Sequence[Case]:
+    """Return 20 training steps of the MLP alone, and within a ledger that watches what the framework does by itself."""
+    import _mlp
+    from train_step import Setup, XdevStep
+
+    import xdev
+
+    step = XdevStep(Setup(framework, _mlp.SIZES, _mlp.BATCH))
+    batches = [step.moved(_mlp.examples(_mlp.BATCH, _mlp.SIZES))] * 20
+
+    def tracked() -> Any:
+        with xdev.track_transfers():
+            return step.over(batches)
+
+    return [
+        Case("alone", functools.partial(step.over, batches), step.wait, step.restart),
+        Case("in a ledger", tracked, step.wait, step.restart),
     ]
 
 
 def report(plan: Plan, sizes: tuple[int, ...], counts: tuple[int, ...]) -> Report:
     found = Report((__doc__ or "").partition("\n")[0], plan)
-    have = [name for name in ("numpy", "torch", "jax") if importlib.util.find_spec(name) is not None]
-    for pair in PAIRS if sizes else ():
-        if not {*pair[:2]} <= {*have}:
-            continue
-        times, _ = measure(build_pair, [(pair, sizes)], plan)
-        for nbytes in sizes:
-            prefix = f"{pair_name(*pair)} / {readable_bytes(nbytes)} / "
-            group = {name.removeprefix(prefix): column for name, column in times.items() if name.startswith(prefix)}
-            found.table(prefix.rstrip(" /"), group, "native")
-    if "torch" in have:
-        for kind in LEAF_BYTES:
-            times, _ = measure(build_trees, [(kind, counts)], plan)
-            for count in counts:
-                prefix = f"{kind}, {count:,} / "
-                group = {name.removeprefix(prefix): column for name, column in times.items() if name.startswith(prefix)}
+    have = {name for name in ("numpy", "torch", "jax") if importlib.util.find_spec(name) is not None}
+    for pair in COPIED:
+        for nbytes in sizes if {*pair} <= have else ():
+            times, _ = measure(build_copied, [(pair, nbytes)], _shorter(plan, nbytes))
+            found.table(f"{pair[0]} to {pair[1]}, copied / {readable_bytes(nbytes)}", times, "native")
+    for source, target, copy in SHARED:
+        for nbytes in sizes if {source, target} <= have else ():
+            times, _ = measure(build_shared, [((source, target, copy), nbytes)], plan)
+            how = "shared" if copy is None else "shared by copy=False"
+            title = f"{source} to {target}, {how} / {readable_bytes(nbytes)}"
+            found.table(title, times, "native", targets={"xdev.to_device": "< 1 ms"})
+    for kind, pairs in TREE_PAIRS.items():
+        for pair in pairs:
+            for count in counts if {*pair} <= have else ():
+                times, _ = measure(build_trees, [(kind, pair, count)], plan)
                 targets = {"xdev.to_device": TARGETS[kind]} if count == max(COUNTS) else None
-                found.table(prefix.rstrip(" /"), group, "native loop", targets=targets)
+                found.table(f"{pair[0]} to {pair[1]}, {count:,} {kind}", times, "native loop", targets=targets)
+    if "torch" in have:
         times, _ = measure(build_watched, [4 * KIB], plan)
         for what in ("100 crossings", "100 calls that cross nothing"):
             group = {n.removeprefix(f"{what} / "): column for n, column in times.items() if n.startswith(what)}
-            found.table(what, group, "alone")
+            found.table(what, group, "alone", targets={OFF: "< 0.01"} if what == "100 crossings" else None)
+    for framework in sorted(have):
+        times, _ = measure(build_steps, [framework], plan)
+        found.table(f"20 steps on {framework}", times, "alone", targets={"in a ledger": "<= 1.5"})
     return found
+
+
+def _shorter(plan: Plan, nbytes: int) -> Plan:
+    """Return a plan that large arrays, which are timed well in few rounds, do not make endless."""
+    return plan if nbytes < GIB else dataclasses.replace(plan, rounds=min(plan.rounds, 5), passes=1)
 
 
 def main() -> None:

@@ -310,16 +310,20 @@ class Backend(ABC):
         """Take in an array of another framework on the same hardware without the host, or return NotImplemented."""
         return NotImplemented
 
-    def quick_place(self, info: DeviceInfo, copy: bool | None) -> Callable[[Any], Array | None] | None:
-        """Return a function that does what `place` does to ordinary NumPy arrays, and gives None for others.
+    def place_all(self, arrays: list[Any], info: DeviceInfo, copy: bool | None) -> list[Array | None]:
+        """Do what `place` does to many arrays of NumPy at once; None stands for each that `place` must take alone.
 
-        For trees of many leaves, at the price of the framework's own call; `copy` is True or None.
+        For trees of many leaves, at the price of the framework's own calls; `copy` is True or None. What is no array of
+        NumPy, such as None, gives None as well.
         """
-        return None
+        return [None] * len(arrays)
 
-    def quick_to_host(self, copy: bool | None) -> Callable[[Array], Any] | None:
-        """Return a function that does what `to_host` does to ordinary arrays of a CPU, and gives None for others."""
-        return None
+    def to_host_all(self, arrays: list[Array], copy: bool | None) -> list[Any]:
+        """Do what `to_host` does to many arrays at once; None stands for each that `to_host` must take alone.
+
+        An accelerator copies them all before it is waited for, once.
+        """
+        return [None] * len(arrays)
 
     def open_node(self, x: object) -> Node | None:
         """Open a container that only the framework knows, such as its modules; None if `x` is none."""

@@ -175,7 +175,7 @@ def _place(x: Any, to: Device, copy: bool | None, path: Any) -> Any:
 def _adopt(x: Any, backend: Backend, to: Device, copy: bool | None, path: Any) -> Any:
     if copy is False and not backend.capabilities.mutable:
         _refuse_sharing(f"{backend}'s arrays are immutable, and {to.backend} could write to the memory", path)
-    moved = to.backend.adopt(x, to.info)
+    moved = to.backend.adopt(backend.stop_gradient(x), to.info)
     # One side thinks this memory immutable, and the other could write it.
     if moved is not NotImplemented and (copy or (copy is None and not backend.capabilities.mutable)):
         moved = to.backend.clone(moved)

@@ -14,7 +14,7 @@ import numpy as np
 from . import ledger, registry, tree
 from .contract import Backend, Node, dtype_name
 from .crossing import cast, cross, stay, take_in
-from .device import Device, Spec, device_of_array, find_in, host, native_of, parse
+from .device import ACCELERATORS, Device, Spec, device_of_array, find_in, host, native_of, parse
 from .device import device as find_device
 from .errors import CopyRequiredError, TransferError, a
 from .nodes import is_saved_optimizer, open_node
@@ -200,11 +200,11 @@ def move_tree(tree_: Any, target: Target, copy: bool | None, dtype: str | None, 
     """Move the leaves of a tree; `path` says where it stands, if it stands in another."""
     leaves, treedef = tree.flatten(tree_, moves_whole)
     path = _Path(tree_) if path is None else path
-    quick = _quick_ways(leaves, target, copy) if dtype is None and copy is not False and not ledger.active() else {}
-    out = _all_at_once(leaves, quick)
+    many = len(leaves) > FEW and dtype is None and copy is not False and not ledger.active()
+    out = _all_at_once(leaves, target, copy) if many else [None] * len(leaves)
     pending = [position for position, leaf in enumerate(out) if leaf is None]
     moved = path.moved
-    if quick and pending:  # a node among them may hold what was moved already
+    if many and pending:  # a node among them may hold what was moved already
         moved.update((id(leaf), done) for leaf, done in zip(leaves, out, strict=True) if done is not None)
     for position in pending:
         leaf = leaves[position]
@@ -218,36 +218,38 @@ def move_tree(tree_: Any, target: Target, copy: bool | None, dtype: str | None, 
     return tree.unflatten(treedef, out)
 
 
-def _all_at_once(leaves: list[Any], quick: dict[type, Callable[[Any], Any]]) -> list[Any]:
-    """Return leaves that were moved by a quick way, None in the places of the others."""
-    if not quick or len(set(map(id, leaves))) < len(leaves):  # one that stands twice moves once
-        return [None] * len(leaves)
-    if len(quick) == 1 and len(set(map(type, leaves))) == 1:
-        (way,) = quick.values()
-        return list(map(way, leaves))
-    return [None if (found := quick.get(type(leaf))) is None else found(leaf) for leaf in leaves]
-
-
-def _quick_ways(leaves: list[Any], target: Target, copy: bool | None) -> dict[type, Callable[[Any], Any]]:
-    """Return functions that move ordinary arrays of a type at the price of the framework's own call."""
-    ways: dict[type, Callable[[Any], Any]] = {}
-    for cls in {type(leaf) for leaf in leaves} if len(leaves) > FEW else ():
+def _all_at_once(leaves: list[Any], target: Target, copy: bool | None) -> list[Any]:
+    """Return ordinary arrays moved at the price of the framework's own calls, None in the places of other leaves."""
+    out: list[Any] = [None] * len(leaves)
+    if len(set(map(id, leaves))) < len(leaves):  # one that stands twice moves once
+        return out
+    classes = set(map(type, leaves))
+    for cls in classes:
         backend = owners.get(cls)
         if backend is None:
             continue
-        to = target(backend)
-        way = None
-        if backend.is_host and not to.is_host:
-            way = to.backend.quick_place(to.info, copy)
-        elif to.is_host and not backend.is_host:
-            way = backend.quick_to_host(copy)
-        if way is not None:
-            ways[cls] = way
-    return ways
+        same = leaves if len(classes) == 1 else [leaf for leaf in leaves if type(leaf) is cls]
+        moved = _same_at_once(same, backend, target(backend), copy)
+        if len(classes) == 1:
+            return moved
+        found = iter(moved)
+        out = [next(found) if type(leaf) is cls else done for leaf, done in zip(leaves, out, strict=True)]
+    return out
+
+
+def _same_at_once(leaves: list[Any], backend: Backend, to: Device, copy: bool | None) -> list[Any]:
+    """Move arrays of one type, as `_all_at_once` does; what two frameworks may share on an accelerator goes alone."""
+    if backend is to.backend or (not backend.is_host and to.kind in ACCELERATORS):
+        return [None] * len(leaves)
+    if backend.is_host:
+        return to.backend.place_all(leaves, to.info, copy)
+    if to.is_host:
+        return backend.to_host_all(leaves, copy)
+    return to.backend.place_all(backend.to_host_all(leaves, None), to.info, copy)
 
 
 FEW = 8
-"""Leaves up to which a tree is moved without looking for quick ways."""
+"""Leaves up to which each is moved by itself."""
 
 
 # -- nodes that only a framework, or a class, knows ------------------------------------------------------

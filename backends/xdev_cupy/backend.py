@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import ml_dtypes
@@ -22,6 +22,13 @@ from xdev.watching import WatchCallback, watch_methods
 __all__ = ["CupyBackend"]
 
 _DLPACK_CPU = 1
+_REFUSALS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
+"""What frameworks raise where an array cannot be shared: its device, dtype, layout, or a gradient."""
+_PINNED = 1  # cudaMemoryTypeHost
+_BATCH = 64
+"""Arrays that wait in pinned memory at a time."""
+_SMALL = 2**20
+"""Bytes up to which the time of starting a copy to the host, and of waiting for it, exceeds that of one copy more."""
 _READS = (
     "get", "item", "tolist", "__float__", "__int__", "__bool__", "__complex__", "__repr__", "__str__", "__format__",
 )  # fmt: skip
@@ -119,7 +126,7 @@ class CupyBackend(Backend):
         if x.__dlpack_device__()[0] == _DLPACK_CPU:
             if copy is False:
                 raise CopyRequiredError("host memory is not the device's")
-            return self.cupy.asarray(np.from_dlpack(x), blocking=True)
+            return self._send(np.from_dlpack(x))
         out = self.cupy.asarray(x) if isinstance(x, self.cupy.ndarray) else self.cupy.from_dlpack(x)
         current = self.cupy.cuda.runtime.getDevice()
         return out.copy() if copy or out.data.device_id != current else out
@@ -162,12 +169,42 @@ class CupyBackend(Backend):
         if copy is False:
             raise CopyRequiredError("host memory is not the device's")
         with self.scope(info):
-            native = np.asarray(x, dtype=x.dtype.newbyteorder("="))
-            return self.cupy.asarray(native, blocking=True)  # so that the source may be written at once
+            return self._send(np.asarray(x, dtype=x.dtype.newbyteorder("=")))
+
+    def _send(self, x: Any) -> Array:
+        """Copy an array of the host to the current device, so that the source may be written as soon as this returns.
+
+        CuPy takes it to pinned memory first, and goes on while the device reads that; but what is pinned already it
+        reads where it is.
+        """
+        attributes = self.cupy.cuda.runtime.pointerGetAttributes
+        pinned = x.size and attributes(x.ctypes.data).type == _PINNED
+        return self.cupy.asarray(x, blocking=bool(pinned))
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         with self.cupy.cuda.Device(x.data.device_id):
             return cast(np.ndarray, self.cupy.asnumpy(x))
+
+    def to_host_all(self, arrays: list[Array], copy: bool | None) -> list[Any]:
+        moved: list[Any] = [None] * len(arrays)
+        small = [n for n, x in enumerate(arrays) if 0 < x.nbytes <= _SMALL]
+        for start in range(0, len(small), _BATCH):
+            self._fetch({n: arrays[n] for n in small[start : start + _BATCH]}, moved)
+        return moved
+
+    def _fetch(self, batch: Mapping[int, Array], moved: list[Any]) -> None:
+        """Bring arrays to their places in a list on the host; all are under way before one is waited for."""
+        from cupyx import empty_pinned
+
+        staged = {}
+        for n, x in batch.items():
+            with self.cupy.cuda.Device(x.data.device_id):
+                staged[n] = x.get(out=empty_pinned(x.shape, x.dtype, "C"), blocking=False)
+        for index in {x.data.device_id for x in batch.values()}:
+            with self.cupy.cuda.Device(index):
+                self.cupy.cuda.get_current_stream().synchronize()
+        for n, x in staged.items():
+            moved[n] = x.copy()  # pinned memory goes back to the pool
 
     def clone(self, x: Array) -> Array:
         with self.cupy.cuda.Device(x.data.device_id):
@@ -177,12 +214,14 @@ class CupyBackend(Backend):
         return int(x.data.ptr)
 
     def adopt(self, x: Array, info: DeviceInfo) -> Array:
-        if hasattr(type(x), "__cuda_array_interface__") or hasattr(type(x), "__dlpack__"):
-            try:
-                with self.scope(info):
-                    return self.cupy.asarray(x) if hasattr(x, "__cuda_array_interface__") else self.cupy.from_dlpack(x)
-            except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
-                return NotImplemented
+        # DLPack first: through it this stream waits for that of the other framework, whose CUDA array interface may
+        # not name one.
+        with self.scope(info), contextlib.suppress(*_REFUSALS):
+            if hasattr(type(x), "__dlpack__"):
+                return self.cupy.from_dlpack(x)
+        with self.scope(info), contextlib.suppress(*_REFUSALS):
+            if hasattr(x, "__cuda_array_interface__"):
+                return self.cupy.asarray(x)
         return NotImplemented
 
     # -- reports -------------------------------------------------------------------------------------

@@ -19,12 +19,22 @@ from xdev.watching import WatchCallback, watch_methods
 __all__ = ["JaxBackend"]
 
 _WIDE = frozenset({"float64", "complex128", "int64", "uint64"})
+_NATIVE = frozenset(
+    map(np.dtype, ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"))
+)
+"""The dtypes that JAX shares with NumPy."""
 _KINDS = {"gpu": "cuda", "rocm": "rocm", "cuda": "cuda", "tpu": "tpu", "cpu": "cpu", "METAL": "mps"}
 _READS = (
     "item", "tolist", "__float__", "__int__", "__bool__", "__index__", "__complex__", "__repr__", "__str__",
     "__format__", "__array__",
 )  # fmt: skip
 """The methods of an array that bring its values to the host."""
+
+
+_ALIGNMENT = 64
+"""Bytes of alignment from which on JAX takes memory as it is."""
+_LARGE = 64 * 1024
+"""Bytes from which on a second copy costs more than making the first one aligned."""
 
 
 class JaxBackend(Backend):
@@ -165,12 +175,18 @@ class JaxBackend(Backend):
             return self.clone(x) if self.pointer(moved) == self.pointer(x) else moved.block_until_ready()
         if copy is False and x.size:  # without elements there is nothing to share
             return self._alias(x, info)
-        # A private copy, which JAX may alias as it likes: nobody else can write to it.
-        private = np.array(x, dtype=x.dtype.newbyteorder("="), copy=True, order="C")
-        return self.jax.device_put(private, info.native)
+        return self.jax.device_put(_private(x), info.native)
+
+    def place_all(self, arrays: list[Any], info: DeviceInfo, copy: bool | None) -> list[Array | None]:
+        held = {dtype for dtype in _NATIVE if self.holds(dtype.name, info)}
+        plain = [type(x) is np.ndarray and x.dtype in held for x in arrays]
+        moved = iter(
+            self.jax.device_put([_private(x) for x, ok in zip(arrays, plain, strict=True) if ok], info.native)
+        )
+        return [next(moved) if ok else None for ok in plain]
 
     def _alias(self, x: Any, info: DeviceInfo) -> Array:
-        if not isinstance(x, np.ndarray) or not x.flags.c_contiguous or x.ctypes.data % 64:
+        if not isinstance(x, np.ndarray) or not x.flags.c_contiguous or x.ctypes.data % _ALIGNMENT:
             raise CopyRequiredError("JAX shares contiguous memory aligned to 64 bytes only")
         if not x.flags.writeable:
             raise CopyRequiredError("it is read-only")
@@ -181,6 +197,14 @@ class JaxBackend(Backend):
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         return np.asarray(x)
+
+    def to_host_all(self, arrays: list[Array], copy: bool | None) -> list[Any]:
+        plain = [not isinstance(x, self._tracer) and x.dtype in _NATIVE and not x.is_deleted() for x in arrays]
+        if self.devices()[0].kind != "cpu":
+            for x, ok in zip(arrays, plain, strict=True):
+                if ok:
+                    x.copy_to_host_async()  # all are under way before the first is waited for
+        return [np.array(x) if ok else None for x, ok in zip(arrays, plain, strict=True)]
 
     def clone(self, x: Array) -> Array:
         copied = self.xp.array(x, copy=True)
@@ -195,7 +219,9 @@ class JaxBackend(Backend):
     def adopt(self, x: Array, info: DeviceInfo) -> Array:
         if info.kind == "cpu" or not hasattr(type(x), "__dlpack__"):
             return NotImplemented
-        return self.xp.from_dlpack(x, device=info.native, copy=True)
+        with contextlib.suppress(AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+            return self.clone(self.xp.from_dlpack(x, device=info.native))  # waited for: its owner may write to it
+        return NotImplemented
 
     def open_node(self, x: object) -> Node | None:
         if self.jax.tree_util.all_leaves((x,)):
@@ -249,3 +275,15 @@ class JaxBackend(Backend):
 
     def is_device_mismatch(self, error: BaseException) -> bool:
         return isinstance(error, ValueError) and "incompatible devices" in str(error)
+
+
+def _private(x: Any) -> np.ndarray[Any, Any]:
+    """Return a copy that JAX may alias, as it does where it is aligned: nobody else can write to it."""
+    native = x.dtype.newbyteorder("=")
+    if x.nbytes < _LARGE:
+        return np.array(x, dtype=native, copy=True, order="C")
+    memory = np.empty(x.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copied: np.ndarray = memory[start : start + x.nbytes].view(native).reshape(x.shape)
+    copied[...] = x
+    return copied

@@ -49,12 +49,13 @@ class TorchBackend(Backend):
         import array_api_compat.torch as xp
         import torch
 
-        from . import gradients, kernels
+        from . import gradients, kernels, pinned
 
         self.torch: Any = torch
         self.xp: Any = xp
         self.kernels = kernels.KERNELS
         self._gradients = gradients
+        self._pinned = pinned
         self._infos: tuple[DeviceInfo, ...] = ()
 
     def owns(self, x: object) -> bool:
@@ -175,8 +176,17 @@ class TorchBackend(Backend):
         if isinstance(x, self.torch.Tensor):
             if copy is False and self.describe(x.device) is not self.describe(info.handle):
                 raise CopyRequiredError("it is on another device")
-            return x.to(info.handle, copy=bool(copy))
-        return self._from_numpy(x, copy).to(info.handle)
+            return self._send(x, info, bool(copy))
+        if info.kind == "cpu":
+            return self._from_numpy(x, copy)
+        if copy is False:
+            raise CopyRequiredError("host memory is not the device's")
+        return self._send(self._from_numpy(x, None), info, False)
+
+    def _send(self, x: Array, info: DeviceInfo, copy: bool) -> Array:
+        if self._pinned.may_send(x, info.kind):
+            return self._pinned.send(x, info.handle)
+        return x.to(info.handle, copy=copy)
 
     def _from_numpy(self, x: Any, copy: bool | None) -> Array:
         reason = _why_not_shared(x)
@@ -189,20 +199,18 @@ class TorchBackend(Backend):
             return self.torch.from_numpy(x.view(bits)).view(getattr(self.torch, x.dtype.name))
         return self.torch.from_numpy(x)
 
-    def quick_place(self, info: DeviceInfo, copy: bool | None) -> Callable[[Any], Array | None] | None:
-        if info.kind != "cpu":
-            return None
+    def place_all(self, arrays: list[Any], info: DeviceInfo, copy: bool | None) -> list[Array | None]:
         from_numpy, array, dtypes = self.torch.from_numpy, np.ndarray, _NATIVE
+        plain = [type(x) is array and x.dtype in dtypes and x.flags.carray for x in arrays]
+        if info.kind == "cpu":
+            if copy:
+                return [from_numpy(x.copy()) if ok else None for x, ok in zip(arrays, plain, strict=True)]
+            return [from_numpy(x) if ok else None for x, ok in zip(arrays, plain, strict=True)]
+        if info.kind not in self._pinned.KINDS:
+            return super().place_all(arrays, info, copy)
+        return [self._send(from_numpy(x), info, False) if ok else None for x, ok in zip(arrays, plain, strict=True)]
 
-        def share(x: Any) -> Array | None:
-            return from_numpy(x) if type(x) is array and x.dtype in dtypes and x.flags.carray else None
-
-        def duplicate(x: Any) -> Array | None:
-            return from_numpy(x.copy()) if type(x) is array and x.dtype in dtypes and x.flags.carray else None
-
-        return duplicate if copy else share
-
-    def quick_to_host(self, copy: bool | None) -> Callable[[Array], Any] | None:
+    def to_host_all(self, arrays: list[Array], copy: bool | None) -> list[Any]:
         cpu, tensor = self.torch.device("cpu"), self.torch.Tensor
 
         def share(x: Array) -> Any:
@@ -217,7 +225,11 @@ class TorchBackend(Backend):
             shared = share(x)
             return None if shared is None else shared.copy()
 
-        return duplicate if copy else share
+        moved = list(map(duplicate if copy else share, arrays))
+        far = [n for n, x in enumerate(arrays) if moved[n] is None and self._pinned.may_fetch(x)]
+        for n, x in zip(far, self._pinned.fetch([arrays[n] for n in far]), strict=True):
+            moved[n] = self.to_host(x)
+        return moved
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
         x = x.detach().resolve_conj().resolve_neg().cpu()
@@ -236,7 +248,9 @@ class TorchBackend(Backend):
     def adopt(self, x: Array, info: DeviceInfo) -> Array:
         if info.kind not in ("cuda", "rocm") or not hasattr(type(x), "__dlpack__"):
             return NotImplemented
-        return self.torch.from_dlpack(x).to(info.handle)
+        with contextlib.suppress(AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+            return self._take_in(self.torch.from_dlpack, x, None).to(info.handle)  # this stream waits for the other's
+        return NotImplemented
 
     def open_node(self, x: object) -> Node | None:
         if not isinstance(x, self.torch.nn.Module | self.torch.optim.Optimizer):

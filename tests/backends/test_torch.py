@@ -290,3 +290,18 @@ def test_a_watch_does_not_count_for_a_sibling_task():
         return (await asyncio.gather(watched(), sibling()))[0]
 
     assert asyncio.run(both()).to_host_bytes == 12
+
+
+def test_only_ordinary_tensors_of_the_cpu_pass_through_pinned_memory():
+    from xdev_torch import pinned
+
+    x = torch.ones(3, dtype=torch.complex64)
+    assert pinned.may_send(x, "cuda")
+    assert not pinned.may_send(x, "mps")
+    assert not pinned.may_send(torch.ones(3, requires_grad=True), "cuda")  # its gradient must find the way back
+    assert not pinned.may_send(x.conj(), "cuda")
+    assert not pinned.may_send(torch.ones(0), "cuda")
+    assert not pinned.may_send(torch.ones(2, 2).to_sparse(), "cuda")
+    assert not pinned.may_send(torch.ones(3, device="meta"), "cuda")
+    assert not pinned.may_send(torch.empty(2**24), "cuda")  # 64 MiB
+    assert not pinned.may_fetch(x)  # it is on the host
