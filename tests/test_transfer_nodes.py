@@ -75,6 +75,23 @@ def test_a_dataclass_that_is_there_comes_back_itself(device, xp):
     assert xdev.to_numpy(Batch(xp.ones(2))).image.tolist() == [1, 1]
 
 
+def test_the_device_of_a_dataclass_is_that_of_its_fields(device):
+    x = xdev.to_device(values(), device)
+    assert xdev.device_of(Batch(x, [1])) is device
+    assert xdev.device_of({"b": [Frozen({"inner": Frozen(x)})]}) is device
+    xdev.synchronize(Batch(x))
+    with pytest.raises(xdev.ArrayTypeError, match="device_of needs at least one array; tree is a Batch"):
+        xdev.device_of(Batch(None))
+
+
+def test_a_mix_in_a_dataclass_is_named_by_its_field(device):
+    if device.is_host:
+        pytest.skip("NumPy has one device")
+    batch = Batch({"x": xdev.to_device(values(), device)}, values())
+    with pytest.raises(xdev.DeviceMismatchError, match=r"tree\[0\]\.image\['x'\].*tree\[0\]\.label"):
+        xdev.device_of([batch])
+
+
 def test_errors_name_the_field(device):
     masked = np.ma.masked_array([1.0])
     with pytest.raises(xdev.TransferError, match=r"^tree\['b'\]\.image\[0\] is a masked array"):
@@ -128,6 +145,12 @@ def test_a_module_of_torch_moves_and_the_callers_stays(torch, trained):
     assert [p.requires_grad for p in moved.parameters()] == [p.requires_grad for p in model.parameters()]
     assert all(isinstance(p, torch.nn.Parameter) and p.is_leaf for p in moved.parameters())
     assert xdev.to_device(model, "torch:cpu") is model
+
+
+def test_the_device_of_a_module_and_of_its_optimizer(torch, trained):
+    assert xdev.device_of(trained) is xdev.device("torch:cpu")
+    assert xdev.device_of({"model": trained[0].to("meta")}) is xdev.device("torch:meta")
+    xdev.synchronize(trained[1])
 
 
 def test_a_copy_of_a_module_shares_nothing(torch, trained):

@@ -6,7 +6,8 @@ Requirements: one array costs a few dictionary lookups; a mix is an error that s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, cast
 
 from . import registry, tree
@@ -25,6 +26,7 @@ from .device_search import (
 )
 from .errors import ArrayTypeError, DeviceError, DeviceMismatchError, DTypeError, a
 from .namespaces import default_float
+from .nodes import open_node
 
 __all__ = [
     "ACCELERATORS",
@@ -145,26 +147,19 @@ def device_of(tree_: Any, /) -> Device:
 
 def common_device(roots: list[tuple[str, Any]], what: str) -> Device:
     """Return the device of several named trees together, or raise as `device_of` does."""
-    found: dict[Device, str] = {}
+    found: dict[Device, Callable[[], str]] = {}
     free: Device | None = None
     traced = False
-    for root, subtree in roots:
-        paths: list[Any] | None = None
-        for position, leaf in enumerate(tree.leaves(subtree)):
-            owned = native_of(leaf)
-            if owned is None:
-                continue
-            its = device_of_array(*owned)
-            if its is None:
-                traced = True
-            elif owned[0].has_no_device(owned[1]):
-                free = its
-            elif its not in found:
-                if paths is None:
-                    paths = tree.flatten_with_paths(subtree)[0]
-                found[its] = tree.path_string(paths[position], root)
+    for path, (backend, x) in _arrays_of(roots):
+        its = device_of_array(backend, x)
+        if its is None:
+            traced = True
+        elif backend.has_no_device(x):
+            free = its
+        elif its not in found:
+            found[its] = path
     if len(found) > 1:
-        raise mismatch(found)
+        raise mismatch({its: path() for its, path in found.items()})
     if found:
         return next(iter(found))
     if free is not None:
@@ -176,6 +171,25 @@ def common_device(roots: list[tuple[str, Any]], what: str) -> Device:
         )
     names = ", ".join(f"{root} is {_describe_tree(subtree)}" for root, subtree in roots)
     raise ArrayTypeError(f"{what} needs at least one array; {names}")
+
+
+def _arrays_of(roots: Iterable[tuple[str, Any]]) -> Iterator[tuple[Callable[[], str], tuple[Backend, Any]]]:
+    """Yield the arrays of named trees, those in containers that only a framework or a class knows too.
+
+    Each comes with a function that gives its path, which costs more than all the rest, and with its backend.
+    """
+    for root, subtree in roots:
+        for position, leaf in enumerate(tree.leaves(subtree)):
+            path = functools.partial(_path_of_leaf, root, subtree, position)
+            owned = native_of(leaf)
+            if owned is not None:
+                yield path, owned
+            elif type(leaf).__module__ != "builtins" and (node := open_node(leaf)) is not None:
+                yield from _arrays_of((path() + step, child) for step, child in node.children.items())
+
+
+def _path_of_leaf(root: str, subtree: Any, position: int) -> str:
+    return tree.path_string(tree.flatten_with_paths(subtree)[0][position], root)
 
 
 def _describe_tree(subtree: Any) -> str:
@@ -315,10 +329,7 @@ def synchronize(what: Any = None, /) -> None:
         found = device(what)
         found.backend.wait_device(found.info)
         return
-    leaves = tree.leaves(what)
-    if len(leaves) == 1 and leaves[0] is what and native_of(what) is None:
+    if tree.is_leaf(what) and native_of(what) is None and open_node(what) is None:
         raise ArrayTypeError(f"synchronize takes arrays, trees of them, or a device; got {what!r}")
-    for leaf in leaves:
-        owned = native_of(leaf)
-        if owned is not None:
-            owned[0].wait(owned[1])
+    for _, (backend, x) in _arrays_of([("tree", what)]):
+        backend.wait(x)
