@@ -180,9 +180,7 @@ class JaxBackend(Backend):
     def place_all(self, arrays: list[Any], info: DeviceInfo, copy: bool | None) -> list[Array | None]:
         held = {dtype for dtype in _NATIVE if self.holds(dtype.name, info)}
         plain = [type(x) is np.ndarray and x.dtype in held for x in arrays]
-        moved = iter(
-            self.jax.device_put([_private(x) for x, ok in zip(arrays, plain, strict=True) if ok], info.native)
-        )
+        moved = iter(self.jax.device_put([_private(x) for x, ok in zip(arrays, plain, strict=True) if ok], info.native))
         return [next(moved) if ok else None for ok in plain]
 
     def _alias(self, x: Any, info: DeviceInfo) -> Array:
