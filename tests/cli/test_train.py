@@ -249,7 +249,7 @@ def test_no_run_is_overwritten(tmp_path, monkeypatch):
         (["--device", "numpy", "--device", "numpie"], 2, "did you mean 'numpy'?"),
         (["--device", "all", "--device", "numpie"], 2, "did you mean 'numpy'?"),
         (["--name", "../up"], 2, "is not the name of a folder"),
-        (["--batch-size", "5000"], 1, "batch_size=5000 is more than the 1437 rows"),
+        (["--batch-size", "5000"], 2, "--batch-size 5000 is more than the 1437 digits to train on"),
         (["--epochs", "0"], 2, "--epochs"),
         (["--dtype", "float16"], 2, "float16"),
     ],

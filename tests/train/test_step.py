@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -310,9 +311,24 @@ def test_parameters_in_any_memory_order_are_trained(make):
 def test_a_copy_by_the_standard_library_is_a_copy(xp, device):
     optimizer = optim.adamw(0.1)
     state = xdev.TrainState.create(_model(device), optimizer)
-    kept = copy.copy(state)
-    xdev.make_step(loss, optimizer)(state, _batch(xp))
-    xdev.make_step(loss, optimizer)(kept, _batch(xp))
+    kept = [copy.copy(state), copy.deepcopy(state)]
+    for each in (state, *kept):
+        xdev.make_step(loss, optimizer)(each, _batch(xp))
+
+
+def test_a_state_that_is_pickled_says_how_to_save_it():
+    state = xdev.TrainState.create({"w": np.ones(2)}, optim.sgd(0.1))
+    with pytest.raises(ArrayTypeError, match=r"cannot be pickled; save what it holds: xdev\.save"):
+        pickle.dumps(state)
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="strings are only refused where steps are compiled")
+def test_a_name_in_a_batch_is_told_where_steps_are_compiled(device):
+    optimizer = optim.sgd(0.1)
+    state = xdev.TrainState.create({"w": device.xp.ones(2)}, optimizer)
+    step = xdev.make_step(lambda m, b: ops.mse(m["w"], b["x"]), optimizer)
+    with pytest.raises(ArrayTypeError, match=r"batch\['name'\] is 'a', and jax compiles the step"):
+        step(state, {"x": device.xp.zeros(2), "name": "a"})
 
 
 @pytest.mark.xdev_backends(only=["jax"], reason="optax works on JAX arrays alone")

@@ -40,7 +40,7 @@ class Commands(TyperGroup):
 
 def exit_code(error: XdevError) -> int:
     """Return the exit code for an error."""
-    misused = isinstance(error, FileError | DeviceError | UnknownBackendError)
+    misused = isinstance(error, ConfigurationError | FileError | DeviceError | UnknownBackendError)
     return MISUSED if misused and not isinstance(error, DeviceMismatchError) else FAILED
 
 

@@ -15,9 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import Loader
 from ..device import Device, device, precision
-from ..errors import BackendUnavailable, DeviceError, DTypeError, NonFiniteLossError, UnknownBackendError
+from ..errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    DeviceError,
+    DTypeError,
+    NonFiniteLossError,
+    UnknownBackendError,
+)
 from . import folder, job, summary
 from .digits import Digits, load
 from .output import console, print_json, standard_output_kept
@@ -58,7 +64,9 @@ def train_digits(options: Options, *, as_json: bool) -> bool:
     place = None
     with standard_output_kept() if as_json else contextlib.nullcontext():
         data = load()
-        Loader(data[:2], batch_size=options.batch_size)  # refuses a batch size that does not fit
+        if options.batch_size > len(data.x_train):
+            most = f"more than the {len(data.x_train)} digits to train on; use at most that many"
+            raise ConfigurationError(f"--batch-size {options.batch_size} is {most}")
         chosen, skipped = _choose(options.devices)
         if chosen:
             place = folder.create(options.out, options.name, "digits")

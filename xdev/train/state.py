@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import registry, tree
 from ..contract import Array, Backend, dtype_name
@@ -236,6 +236,15 @@ class TrainState:
         return TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device, self.optimizer)
 
     __copy__ = copy  # a shallow one would look live after its arrays have been updated or donated
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainState:
+        return self.copy()
+
+    def __reduce__(self) -> NoReturn:
+        raise ArrayTypeError(
+            "a TrainState holds functions of its optimizer and cannot be pickled; save what it holds: xdev.save(path, "
+            '{"model": state.model, "opt_state": state.opt_state})'
+        )
 
     def succeed(self, params: list[Array], others: list[Array], opt_state: Any) -> TrainState:
         """Return the state after a step, and mark this one as consumed."""

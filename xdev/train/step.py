@@ -248,7 +248,14 @@ def parts(out: Any) -> tuple[Any, dict[str, Any], Any]:
 
 
 def _check_batch(state: TrainState, batch: Any) -> None:
-    """Refuse a batch that is not where the state is; numbers and None pass."""
-    for leaf in tree.leaves(batch):
-        if registry.find_backend(leaf) not in (None, state.device.backend):
+    """Refuse a batch that is not where the state is, and names where steps are compiled; numbers and None pass."""
+    backend = state.device.backend
+    for position, leaf in enumerate(tree.leaves(batch)):
+        if registry.find_backend(leaf) not in (None, backend):
             common_device([("model", state.model), ("batch", batch)], "the step")
+        if isinstance(leaf, str | bytes) and type(backend).jit is not Backend.jit:
+            path = tree.path_string(tree.flatten_with_paths(batch)[0][position], "batch")
+            raise ArrayTypeError(
+                f"{path} is {leaf!r}, and {backend} compiles the step, which takes arrays and numbers: leave it out of "
+                "the batch"
+            )
