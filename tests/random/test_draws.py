@@ -1,14 +1,18 @@
 """Draws on every backend: the same numbers, with the dtype, shape and device that were asked for."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from xdev.device import device as find_device
 from xdev.device import device_of, precision, use
 from xdev.errors import DTypeError, XdevError
-from xdev.random import Generator, RandomError
+from xdev.random import Generator, RandomError, distributions, floats, threefry
 from xdev.random import fill as fill_module
 from xdev.random import generator as generator_module
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 # Every draw whose numbers are promised to be identical: name, draw, dtype, shape.
 EXACT = {
@@ -35,6 +39,12 @@ EXACT = {
     ),
     "exponential": (lambda rng: rng.exponential((7, 9999)), "float32", (7, 9999)),
     "exponential of a scale": (lambda rng: rng.exponential(999, scale=0.3), "float32", (999,)),
+    "uniform of every float32": (
+        lambda rng: rng.uniform(999, low=-FLOAT32_MAX, high=FLOAT32_MAX),
+        "float32",
+        (999,),
+    ),
+    "integers uint64": (lambda rng: rng.integers(2**64 - 2**32, 2**64, 99, dtype="uint64"), "uint64", (99,)),
     "exponential float64": (lambda rng: rng.exponential(70_000, scale=3, dtype="float64"), "float64", (70_000,)),
     "exponential float16": (lambda rng: rng.exponential(999, dtype="float16"), "float16", (999,)),
     "nothing": (lambda rng: rng.integers(0, 3, (0, 4)), "int32", (0, 4)),
@@ -212,6 +222,45 @@ REFUSED = {
     "low of text": (lambda rng: rng.uniform(3, low="a"), r"low is a str, expected a number"),
     "negative deviation": (lambda rng: rng.normal(3, std=-1), r"normal got mean=0\.0 and std=-1\.0, expected finite"),
     "infinite mean": (lambda rng: rng.normal(3, mean=np.inf), r"normal got mean=inf"),
+    "mean that is no number": (
+        lambda rng: rng.normal(3, mean=np.nan),
+        r"normal got mean=nan and std=1\.0, expected fin",
+    ),
+    "end that float32 does not hold": (
+        lambda rng: rng.uniform(3, low=-1e39),
+        r"uniform got low=-1e\+39 and high=1\.0, so that numbers may reach 1e\+39, and float32 holds up to 3\.4e\+38; "
+        r"draw smaller ones, or pass a wider dtype, such as 'float64'",
+    ),
+    "end that float16 does not hold": (
+        lambda rng: rng.uniform(3, high=1e5, dtype="float16"),
+        r"may reach 1e\+05, and float16 holds up to 6\.55e\+04; draw",
+    ),
+    "endless float64 interval": (lambda rng: rng.uniform(3, low=-np.inf, dtype="float64"), r"low=-inf and high=1\.0"),
+    "large deviation": (
+        lambda rng: rng.normal(3, std=1e38),
+        r"normal got mean=0\.0 and std=1e\+38, so that numbers may reach 6\.24e\+38, and float32 holds",
+    ),
+    "large mean": (lambda rng: rng.normal(3, mean=-1e39), r"normal got mean=-1e\+39 and std=1\.0, so that numbers may"),
+    "large float64 deviation": (
+        lambda rng: rng.normal(3, std=1e308, dtype="float64"),
+        r"may reach inf, and float64 holds up to 1\.8e\+308; draw smaller ones$",
+    ),
+    "large float16 deviation": (
+        lambda rng: rng.normal(3, std=20_000, dtype="float16"),
+        r"may reach 1\.25e\+05, and float16 holds up to",
+    ),
+    "large scale": (
+        lambda rng: rng.exponential(3, scale=1e38),
+        r"exponential got scale=1e\+38, so that numbers may reach 2\.15e\+39, and float32 holds up to",
+    ),
+    "large float64 scale": (
+        lambda rng: rng.exponential(3, scale=1e307, dtype="float64"),
+        r"exponential got scale=1e\+307",
+    ),
+    "large deviation of a truncated one": (
+        lambda rng: rng.truncated_normal(3, std=2e38),
+        r"truncated_normal got mean=0\.0 and std=2e\+38, so that numbers may reach 4e\+38",
+    ),
     "empty range": (lambda rng: rng.integers(3, 3, 5), r"integers got low=3 and high=3, expected low < high"),
     "long range": (lambda rng: rng.integers(0, 2**32 + 1, 5, dtype="int64"), r"expected low < high <= low \+ 2\*\*32"),
     "range of floats": (lambda rng: rng.integers(0.0, 3, 5), r"low is 0\.0, a float, expected an integer"),
@@ -279,6 +328,106 @@ def test_dtypes_that_do_not_fit_are_refused(name):
     call, message = REFUSED_DTYPES[name]
     with pytest.raises(DTypeError, match=message):
         call(Generator(0, "numpy"))
+
+
+def words(rng, size):
+    """Return the two words for each element of the next draw, in Python's integers."""
+    key = threefry.words(tuple(map(int, rng.state["key"])), (0, rng.state["draws"]))
+    return [threefry.words(key, (0, i)) for i in range(size)]
+
+
+@pytest.fixture
+def wide():
+    """Let 64-bit numbers exist where a framework must be told."""
+    with precision("float64"):
+        yield
+
+
+@pytest.mark.parametrize("name", generator_module.INTEGERS)
+@pytest.mark.usefixtures("wide")
+def test_integers_at_the_ends_of_a_dtype_are_those_of_python(device, name):
+    needs(device, name)
+    low, high = int(np.iinfo(name).min), int(np.iinfo(name).max) + 1
+    ranges = [(low, low + 10), (high - 10, high), (low, min(high, low + 2**32)), (max(low, high - 2**32), high)]
+    if name == "uint64":
+        ranges += [(2**63, 2**63 + 10), (2**63 - 5, 2**63 + 5), (2**63 - 2**31, 2**63 + 2**31), (2**63 - 1, 2**63)]
+    for shape in (40, 1, ()):
+        for first, end in ranges:
+            rng = Generator(2**50 + 11, device)
+            size = 40 if shape == 40 else 1
+            expected = [first + (((x0 << 32 | x1) * (end - first)) >> 64) for x0, x1 in words(rng, size)]
+            if end - first == 2**32:
+                expected = [first + x0 for x0, _ in words(rng, size)]
+            made = rng.integers(first, end, shape, dtype=name)
+            assert device_of(made) is device
+            assert made.dtype == device.backend.dtype(name)
+            made = host(device, made)
+            assert made.shape == ((shape,) if isinstance(shape, int) else shape)
+            assert made.reshape(-1).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (-1e38, 1e38, "float32"),
+        (-3e38, 3e38, "float32"),
+        (-3.4e38, 1.0, "float32"),
+        (-FLOAT32_MAX, FLOAT32_MAX, "float32"),
+        (-65504.0, 65504.0, "float16"),
+        (-3e38, 3e38, "bfloat16"),
+        (-1.7e308, 1.7e308, "float64"),
+    ],
+)
+@pytest.mark.usefixtures("wide")
+def test_uniform_numbers_of_wide_ranges_are_spread_over_them(device, low, high, dtype):
+    """The oracle scales the numbers of [0, 1) as exact fractions."""
+    needs(device, dtype)
+    rng = Generator(3, device)
+    made = host(device, rng.uniform(2000, low=low, high=high, dtype=dtype)).astype(np.float64)
+    plain = host(device, Generator(3, device).uniform(2000, dtype=dtype)).astype(np.float64)
+    epsilon = 2.0 ** -(distributions.PRECISION[dtype] - 1)
+    unit = Fraction(high) - Fraction(low)
+    for x, u in zip(made.tolist(), plain.tolist(), strict=True):
+        assert x < high
+        assert abs(Fraction(x) - Fraction(low) - Fraction(u) * unit) <= 2 * Fraction(epsilon) * unit
+
+
+@pytest.mark.parametrize(
+    ("draw", "dtype"),
+    [
+        (lambda rng, dtype: rng.normal(100_000, mean=3e37, std=4.9e37, dtype=dtype), "float32"),
+        (lambda rng, dtype: rng.normal(100_000, std=2e307, dtype=dtype), "float64"),
+        (lambda rng, dtype: rng.normal(100_000, std=10_000, dtype=dtype), "float16"),
+        (lambda rng, dtype: rng.exponential(100_000, scale=1.5e37, dtype=dtype), "float32"),
+        (lambda rng, dtype: rng.exponential(100_000, scale=4.8e306, dtype=dtype), "float64"),
+        (lambda rng, dtype: rng.truncated_normal(100_000, std=1.7e38, dtype=dtype), "float32"),
+        (lambda rng, dtype: rng.truncated_normal(100_000, low=5, high=np.inf, std=1.7e307, dtype=dtype), "float64"),
+    ],
+)
+@pytest.mark.usefixtures("wide")
+def test_the_largest_numbers_that_are_drawn_are_finite(device, draw, dtype):
+    needs(device, dtype)
+    assert np.isfinite(host(device, draw(Generator(3, device), dtype))).all()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reach"),
+    [
+        ("normal32", floats.NORMAL_32),
+        ("normal64", floats.NORMAL_64),
+        ("exponential32", floats.EXPONENTIAL_32),
+        ("exponential64", floats.EXPONENTIAL_64),
+    ],
+)
+def test_no_word_gives_a_number_beyond_the_reach(kernel, reach, monkeypatch):
+    """The extreme words are put in the place of what Threefry gives."""
+    extremes = np.asarray([0, -1, 1, -2, 2**31 - 1, -(2**31), 1 - 2**31, 2**31 - 2], np.int32)
+    first, second = (x.reshape(-1) for x in np.meshgrid(extremes, extremes))
+    monkeypatch.setattr(distributions, "counted", lambda *_: (first.copy(), second.copy()))
+    if kernel.endswith("32"):
+        monkeypatch.setattr(distributions, "words32", lambda *_: first.copy())
+    made = np.abs(getattr(distributions, kernel)(find_device("numpy").xp, (0, 0), 0, first.size))
+    assert 0.98 * reach <= made.max() <= reach
 
 
 def test_every_integer_dtype_can_be_drawn(device):

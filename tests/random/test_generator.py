@@ -9,6 +9,7 @@ import pytest
 import xdev
 from xdev import tree
 from xdev.device import device as find_device
+from xdev.device import device_of
 from xdev.random import Generator, RandomError, tracing
 from xdev.testing import assert_equal
 
@@ -38,6 +39,13 @@ def compiled(device, function):
 
 def jitted(device, function):
     return device.backend.jit(function)
+
+
+def on_device(rng):
+    """Return a generator whose words are arrays, as where it came out of a compiled function."""
+    xp = rng.device.xp
+    leaves, structure = tree.flatten(rng)
+    return tree.unflatten(structure, [xp.astype(xp.asarray(int(x), dtype=xp.int32), xp.uint32) for x in leaves])
 
 
 def draws(rng):
@@ -117,6 +125,16 @@ def test_generators_end_before_they_repeat():
         rng.bits(1)
 
 
+def test_what_has_ended_is_no_tree(device):
+    rng = Generator.from_state({"key": [0, 7], "draws": 2**32}, device)
+    message = r"this generator has made 2\*\*32 draws, all it can; go on with another seed"
+    with pytest.raises(RandomError, match=message):
+        xdev.jit(lambda rng, x: rng.bits(3))(rng, device.xp.zeros(1))
+    with pytest.raises(RandomError, match=message):
+        tree.leaves([rng])
+    assert copy.copy(rng).state["draws"] == pickle.loads(pickle.dumps(rng)).state["draws"] == 2**32
+
+
 def test_a_generator_is_a_tree_of_three_words(device):
     rng = Generator(2**40, device)
     rng.bits(1)
@@ -137,7 +155,84 @@ def test_a_generator_moves_with_its_state(device):
     rng.bits(3)
     moved = rng.__xdev_to_device__(device)
     assert moved.device is device
+    rng = Generator.from_state(rng.state, "numpy")
     np.testing.assert_array_equal(host(device, moved.bits(4)), rng.bits(4))
+
+
+def others(device):
+    """Return the devices that can be computed on, those of other frameworks and of this one."""
+    return [there for there in map(find_device, xdev.devices()) if there is not device]
+
+
+def test_words_that_are_arrays_move_with_a_generator(device):
+    reference = Generator(7, "numpy")
+    reference.bits(3)
+    expected = [reference.bits(4), reference.integers(0, 10, 5)]
+    for there in others(device):
+        rng = on_device(Generator(7, device))
+        rng.bits(3)
+        moved = xdev.to_device({"rng": rng}, there)["rng"]
+        assert moved.device is there
+        for made, wanted in zip([moved.bits(4), moved.integers(0, 10, 5)], expected, strict=True):
+            assert device_of(made) is there
+            np.testing.assert_array_equal(host(there, made), wanted)
+        assert moved.state["draws"] == 3
+        assert rng.state["draws"] == 1
+        moved.normal(2)
+        moved.split(2)[1].normal(2)
+
+
+def test_a_generator_on_its_device_stays_the_same_object(device):
+    for rng in (Generator(7, device), on_device(Generator(7, device))):
+        assert xdev.to_device(rng, device) is rng
+        moved = xdev.to_device([rng, {"again": rng}], device)
+        assert moved[0] is moved[1]["again"] is rng
+
+
+def crossings(device):
+    return 0 if device.is_host else 3
+
+
+def test_reading_the_state_is_a_crossing(device):
+    rng = on_device(Generator(7, device))
+    with xdev.track_transfers() as ledger:
+        assert rng.state["key"].tolist() == [0, 7]
+        assert ledger.to_host_count == crossings(device)
+        pickle.dumps(rng)
+        assert ledger.to_host_count == 2 * crossings(device)
+        copy.deepcopy(rng)
+        assert ledger.to_host_bytes == 4 * ledger.to_host_count == 4 * len(ledger.records)
+    with xdev.track_transfers() as ledger:
+        _ = Generator(7, device).state
+    assert not ledger.records
+
+
+def test_a_budget_forbids_reading_the_state(device):
+    if device.is_host:
+        pytest.skip("what is on the host is not brought there")
+    rng = on_device(Generator(7, device))
+    for read in (lambda: rng.state, lambda: pickle.dumps(rng), lambda: xdev.to_device(rng, "numpy")):
+        with xdev.budget(to_host=0), pytest.raises(xdev.TransferBudgetExceeded, match="would take 4 bytes to host"):
+            read()
+
+
+def test_moving_within_a_framework_reads_nothing(device):
+    rng = on_device(Generator(7, device))
+    for there in others(device):
+        if there.backend is device.backend:
+            with xdev.track_transfers() as ledger:
+                xdev.to_device(rng, there)
+            assert (ledger.between_devices_count, ledger.to_host_count) == (3, 0)
+
+
+def test_words_without_values_are_not_read(device):
+    if device.backend.capabilities.mutable:
+        pytest.skip(f"{device} traces nothing")
+    x = device.xp.zeros(1)
+    message = f"the words of a generator are being traced by {device.backend}, as under jit, and have no values"
+    for use in (lambda rng: rng.state["draws"], lambda rng: xdev.to_device(rng, "numpy").bits(1)):
+        with pytest.raises(xdev.TransferError, match=message):
+            xdev.jit(lambda rng, x, use=use: use(rng) + x)(Generator(0, device), x)
 
 
 def test_a_generator_says_what_it_is():
@@ -167,10 +262,7 @@ def test_a_generator_passes_through_a_compiled_function(device):
 
 
 def test_words_on_the_device_draw_the_same(device):
-    xp = device.xp
-    leaves, structure = tree.flatten(Generator(2**35 + 3, device))
-    moved = [xp.astype(xp.asarray(int(leaf), dtype=xp.int32), xp.uint32) for leaf in leaves]
-    rng, expected = tree.unflatten(structure, moved), Generator(2**35 + 3, device)
+    rng, expected = on_device(Generator(2**35 + 3, device)), Generator(2**35 + 3, device)
     same(device, use(rng)[0], use(expected)[0])
     assert rng.state["draws"] == expected.state["draws"]
     assert copy.copy(rng).state["draws"] == rng.state["draws"]
@@ -183,6 +275,13 @@ def test_a_captured_generator_is_refused(device):
     with pytest.raises(RandomError, match=message):
         step(Generator(0, device))
     assert rng.state["draws"] == 0
+
+
+@pytest.mark.parametrize("taken", [copy.copy, lambda rng: xdev.to_device(rng, "numpy")], ids=["copied", "moved"])
+def test_copies_of_a_captured_generator_are_refused(device, taken):
+    rng = Generator(0, device)
+    with pytest.raises(RandomError, match=r"drawn from in a compiled function, which would repeat"):
+        xdev.jit(lambda x: taken(rng).uniform(1) + x)(device.xp.zeros(1))
 
 
 def test_a_captured_generator_is_refused_where_only_the_framework_knows(device):
@@ -227,6 +326,7 @@ def test_generators_in_trees_move_to_a_device(device):
     rng = Generator(3, "numpy")
     rng.bits(2)
     moved = xdev.to_device({"rng": rng, "x": [1.0, 2.0]}, device)["rng"]
+    rng = copy.copy(rng)  # on its own device it is not moved
     assert moved.device == device
     assert_equal(moved.uniform(4), xdev.to_numpy(rng.uniform(4)))
     assert xdev.to_device(Generator(3, "numpy"), device).device == device

@@ -154,10 +154,11 @@ def less(xp: Any, key: Key, start: int, stop: int, threshold: int) -> Any:
 
 
 def integers(xp: Any, key: Key, start: int, stop: int, low: int, n: int, dtype: str) -> Any:
-    """Return integers from `low` to `low` + `n` - 1; up to 32 bits modulo 2**32, so that a cast ends it."""
+    """Return integers from `low` to `low` + `n` - 1, modulo 2**32 or 2**64, so that a cast ends it."""
     offset = below(xp, key, start, stop, n)
     if dtype in ("int64", "uint64"):
-        return (xp.astype(offset, xp.int64) & 0xFFFFFFFF) + low
+        # Modulo 2**64 as well, for what of uint64 lies beyond int64.
+        return (xp.astype(offset, xp.int64) & 0xFFFFFFFF) + ((low + 2**63) % 2**64 - 2**63)
     return offset + signed(low)
 
 

@@ -12,12 +12,18 @@ from ..errors import RandomError
 from . import distributions
 from .arguments import Shape, number
 from .distributions import PRECISION
-from .draws import Draws, above, below
+from .draws import LARGEST, Draws, above, below, check_reach
 
 __all__ = ["FloatDraws"]
 
 COARSE = 2.0**-17
 """Probability of an interval below which float32 numbers of a truncated normal distribution have visible gaps."""
+
+NORMAL_32, NORMAL_64 = 6.24, 8.6
+"""Standard deviations that no normal number passes; those of narrower dtypes are float32 ones."""
+
+EXPONENTIAL_32, EXPONENTIAL_64 = 21.5, 36.8
+"""Means that no exponential number passes."""
 
 
 class FloatDraws(Draws):
@@ -46,7 +52,8 @@ class FloatDraws(Draws):
         Raises
         ------
         RandomError
-            If `low` is not below `high`, or the shape is not made of non-negative integers.
+            If `low` is not below `high`, the dtype does not hold both, or the shape is not made of non-negative
+            integers.
         DTypeError
             If the dtype is not floating, or the device cannot hold it.
 
@@ -57,9 +64,10 @@ class FloatDraws(Draws):
         array([0.8423142 , 0.18237865], dtype=float32)
         """
         low, high = number(low, "low"), number(high, "high")
-        if not low < high or high - low == float("inf"):
+        if not low < high or math.isinf(low) or math.isinf(high):
             raise RandomError(f"uniform got low={low} and high={high}, expected finite numbers with low < high")
         name = self._float(dtype, "uniform")
+        check_reach(f"uniform got low={low} and high={high}", max(-low, high), name)
         largest = below(high, name)
         if largest < low:
             raise RandomError(f"uniform got low={low} and high={high}, between which there is no {name}; widen them")
@@ -67,7 +75,11 @@ class FloatDraws(Draws):
             made = self._draw(shape, distributions.uniform64, dtype=name)
         else:
             made = self._draw(shape, distributions.uniform32, PRECISION[name], dtype=name)
-        return made if (low, high) == (0.0, 1.0) else self._scaled(made, high - low, low, largest=largest)
+        if (low, high) == (0.0, 1.0):
+            return made
+        if high - low > LARGEST["float64" if name == "float64" else "float32"]:
+            return self._scaled(made, high / 2 - low / 2, low / 2, largest=largest / 2, doubled=True)
+        return self._scaled(made, high - low, low, largest=largest)
 
     def normal(self, shape: Shape, /, *, mean: float = 0.0, std: float = 1.0, dtype: Any = None) -> Any:
         """Draw normal numbers.
@@ -90,7 +102,8 @@ class FloatDraws(Draws):
         Raises
         ------
         RandomError
-            If `std` is negative, or the shape is not made of non-negative integers.
+            If `std` is negative, the dtype does not hold what may be drawn, or the shape is not made of non-negative
+            integers.
         DTypeError
             If the dtype is not floating, or the device cannot hold it.
 
@@ -101,9 +114,11 @@ class FloatDraws(Draws):
         (2, 3)
         """
         mean, std = number(mean, "mean"), number(std, "std")
-        if not 0 <= std < float("inf") or abs(mean) == float("inf"):
+        if not 0 <= std < float("inf") or not math.isfinite(mean):
             raise RandomError(f"normal got mean={mean} and std={std}, expected finite numbers with std >= 0")
         name = self._float(dtype, "normal")
+        reach = NORMAL_64 if name == "float64" else NORMAL_32
+        check_reach(f"normal got mean={mean} and std={std}", abs(mean) + reach * std, name)
         kernel = distributions.normal64 if name == "float64" else distributions.normal32
         made = self._draw(shape, kernel, dtype=name)
         return made if (mean, std) == (0.0, 1.0) else self._scaled(made, std, mean)
@@ -141,7 +156,7 @@ class FloatDraws(Draws):
         ------
         RandomError
             If `low` is not below `high`, the interval is so improbable that the dtype would show gaps in it, `std`
-            is negative, or the shape is not made of non-negative integers.
+            is negative, the dtype does not hold what may be drawn, or the shape is not made of non-negative integers.
         DTypeError
             If the dtype is not floating, or the device cannot hold it.
 
@@ -171,6 +186,10 @@ class FloatDraws(Draws):
                 f"truncated_normal got low={low} and high={high}, between which a normal number lies with probability "
                 f"{last - first:.1e}: too few {name} numbers are made there; widen the interval, {remedy}"
             )
+        # A tail falls faster than exp(-x**2 / 2), and 2**-54 of its probability is the least that is drawn.
+        tail = math.sqrt(min(ends[1], 0.0) ** 2 + 75.0) if name == "float64" else NORMAL_32
+        reach = abs(mean) + std * min(max(abs(low), abs(high)), tail)
+        check_reach(f"truncated_normal got mean={mean} and std={std}", reach, name)
         limits = (above(low, name), below(high, name, closed=True))
         if name == "float64":
             made = self._draw(shape, distributions.truncated64, first, last - first, *limits, sign, dtype=name)
@@ -205,7 +224,8 @@ class FloatDraws(Draws):
         Raises
         ------
         RandomError
-            If `scale` is not a positive number, or the shape is not made of non-negative integers.
+            If `scale` is not a positive number, the dtype does not hold what may be drawn, or the shape is not made of
+            non-negative integers.
         DTypeError
             If the dtype is not floating, or the device cannot hold it.
 
@@ -219,6 +239,8 @@ class FloatDraws(Draws):
         if not 0 < scale < float("inf"):
             raise RandomError(f"exponential got scale={scale}, expected a positive number, the mean")
         name = self._float(dtype, "exponential")
+        reach = EXPONENTIAL_64 if name == "float64" else EXPONENTIAL_32
+        check_reach(f"exponential got scale={scale}", reach * scale, name)
         kernel = distributions.exponential64 if name == "float64" else distributions.exponential32
         made = self._draw(shape, kernel, dtype=name)
         return made if scale == 1.0 else self._scaled(made, scale, 0.0)

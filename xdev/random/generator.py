@@ -50,8 +50,9 @@ class Generator(FloatDraws):
     Notes
     -----
     Bits, uniform numbers, integers, permutations, Bernoulli and exponential numbers, and what is chosen, are
-    identical on every backend, in a compiled function and outside of one. float32 normals, truncated ones
-    included, agree to 4 units in the last place of a number of mean 0.
+    identical on every backend, in a compiled function and outside of one, but for subnormal numbers, which some
+    frameworks flush to 0. float32 normals, truncated ones included, agree to 4 units in the last place of a
+    number of mean 0.
 
     A generator is a pytree. Pass it to a compiled function as an argument and return it; drawing there from
     one that was captured from outside raises, since the compiled function would repeat the same numbers in

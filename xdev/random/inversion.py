@@ -15,7 +15,7 @@ __all__ = ["apart", "deviate", "minus_log32", "minus_log64", "quantile"]
 
 
 def apart(xp: Any, product: Any) -> Any:
-    """Return a product, below 1e30, so that no compiler contracts it with the sum that follows."""
+    """Return a product, of what stays far below 1e30, so that no compiler contracts it with the sum that follows."""
     return xp.minimum(product, 1e30)
 
 

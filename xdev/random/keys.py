@@ -15,9 +15,11 @@ from typing import Any, Self
 import numpy as np
 
 from .. import tree
-from ..device import Device, namespace, native_of
+from ..crossing import read
+from ..device import Device, device_of_array, namespace, native_of
 from ..device import device as find_device
-from ..errors import RandomError
+from ..errors import RandomError, TransferError
+from ..transfer import to_device
 from . import threefry
 from .arguments import count, integer
 
@@ -33,6 +35,7 @@ LEAKED = (
     "a generator made while a function was compiled is used outside of that function; return it, and use the "
     "one that the call gives back"
 )
+EXHAUSTED = "this generator has made 2**32 draws, all it can; go on with another seed"
 
 
 @contextlib.contextmanager
@@ -101,7 +104,7 @@ class KeyStream:
         draws, (k0, k1) = self._draws, self._key
         if isinstance(draws, int) and isinstance(k0, int) and isinstance(k1, int):
             if draws >= 2**32:
-                raise RandomError("this generator has made 2**32 draws, all it can; go on with another seed")
+                raise RandomError(EXHAUSTED)
             self._draws = draws + 1
             return threefry.words((k0, k1), (0, draws))
         xp = namespace(*(word for word in (k0, k1, draws) if not isinstance(word, int)))
@@ -110,6 +113,24 @@ class KeyStream:
             key = threefry.arrays((first, second), 0, low)
             self._draws = _word(xp, low + 1)
         return key
+
+    def _here(self, key: threefry.Key) -> threefry.Key:
+        """Return a draw's key on the generator's device: words that came out of a compiled function may lie elsewhere.
+
+        The words of the generator stay there, beside the arrays that it goes on with.
+        """
+        owned = None if isinstance(key[0], int) else native_of(key[0])
+        info = self.device.info
+        if owned is None or info.members or (there := device_of_array(*owned)) is self.device:
+            return key
+        if there is not None:
+            return to_device(key[0], self.device), to_device(key[1], self.device)
+        # Under compilation, what depends on no array lands on the backend's first device. What belongs there is left
+        # free to follow the arrays, which may be divided over several devices.
+        if self.device.backend.devices()[0].handle == info.handle:
+            return key
+        with self.device.scope():
+            return self.device.xp.asarray(key[0]), self.device.xp.asarray(key[1])
 
     def _made_here(self, key: threefry.Key) -> bool:
         """Return whether a draw of that key must have a device: known, and in no compilation of ours."""
@@ -157,12 +178,16 @@ class KeyStream:
     def state(self) -> dict[str, Any]:
         """The key, a NumPy array of two uint32, and the number of draws, an int; `from_state` restores it.
 
-        Reads three words from the device if the generator came out of a compiled function.
+        Reads three words from the device if the generator came out of a compiled function, which ledgers count.
+
+        Raises
+        ------
+        TransferError
+            Within a compiled function, where the words have no values.
+        TransferBudgetExceeded
+            If a budget forbids the reading.
         """
-        words = []
-        for word in (*self._key, self._draws):
-            owned = None if isinstance(word, int) else native_of(word)
-            words.append(int(word if owned is None else owned[0].to_host(owned[1])))
+        words = [_value(word) for word in (*self._key, self._draws)]
         return {"key": np.asarray(words[:2], dtype=np.uint32), "draws": words[2]}
 
     @classmethod
@@ -207,14 +232,25 @@ class KeyStream:
         return cls._make((first, second), draws, find_device(device))
 
     def __xdev_to_device__(self, device: Device) -> Self:
-        """Return the stream with the same state that makes numbers on another device."""
-        return self._make(self._key, self._draws, device)
+        """Return the stream with the same state that makes numbers on another device; itself if that is its own."""
+        if device is self.device:
+            return self
+        words: tuple[Any, ...] = (*self._key, self._draws)
+        if device.backend is not self.device.backend or device.info.members:
+            words = tuple(map(_value, words))
+        first, second, draws = (word if isinstance(word, int) else to_device(word, device) for word in words)
+        return self._like(self._make((first, second), draws, device))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self.device}, key {self._key}, {self._draws} draws>"
 
     def __copy__(self) -> Self:
-        return self._make(self._key, self._draws, self.device)
+        return self._like(self._make(self._key, self._draws, self.device))
+
+    def _like(self, made: Self) -> Self:
+        """Return a copy, which can be used where its original can."""
+        made._token = self._token
+        return made
 
     def __deepcopy__(self, _: Any) -> Self:
         return self.__copy__()
@@ -230,14 +266,31 @@ def _array(xp: Any, word: Any) -> Any:
     return xp.reshape(xp.astype(word, xp.int32), (1,))
 
 
+def _value(word: Any) -> int:
+    """Return a word as an int, read from its device where the host does not know it."""
+    owned = None if isinstance(word, int) else native_of(word)
+    if owned is None:
+        return int(word)
+    backend, native = owned
+    source = device_of_array(backend, native)
+    if source is None:
+        raise TransferError(
+            f"the words of a generator are being traced by {backend}, as under jit, and have no values to read or to "
+            "take elsewhere; return the generator, and use the one that the call gives back"
+        )
+    return int(read(native, backend, source))
+
+
 def _word(xp: Any, array: Any) -> Any:
     return xp.reshape(xp.astype(array, xp.uint32), ())
 
 
 def _flatten(stream: KeyStream) -> tuple[tuple[Any, ...], Device, tuple[str, ...]]:
     words = (*stream._key, stream._draws)
+    if isinstance(stream._draws, int) and stream._draws >= 2**32:  # one word would say 0, and the numbers start over
+        raise RandomError(EXHAUSTED)
     return (
-        tuple(np.uint32(word & 0xFFFFFFFF) if isinstance(word, int) else word for word in words),
+        tuple(np.uint32(word) if isinstance(word, int) else word for word in words),
         stream.device,
         ("key_high", "key_low", "draws"),
     )
