@@ -1,9 +1,11 @@
 """torch's pitfalls, each by name."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -305,3 +307,234 @@ def test_only_ordinary_tensors_of_the_cpu_pass_through_pinned_memory():
     assert not pinned.may_send(torch.ones(3, device="meta"), "cuda")
     assert not pinned.may_send(torch.empty(2**24), "cuda")  # 64 MiB
     assert not pinned.may_fetch(x)  # it is on the host
+
+
+# -- machines with accelerators, and what torch does by default ------------------------------------------
+
+
+class Accelerated:
+    """torch on a machine with two accelerators of a kind, or with none."""
+
+    def __init__(self, kind):
+        self.accelerator = SimpleNamespace(
+            current_accelerator=lambda: torch.device(kind) if kind else None,
+            is_available=lambda: kind is not None,
+            device_count=lambda: 2,
+            current_device_index=lambda: 1,
+        )
+        if kind:
+            setattr(self, kind, SimpleNamespace(get_device_name=lambda index: f"number {index}"))
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+@pytest.fixture
+def machine():
+    """torch's backend on a machine that has such accelerators."""
+    from xdev_torch.backend import TorchBackend
+
+    def backend(kind):
+        made = TorchBackend()
+        made.torch = Accelerated(kind)
+        return made
+
+    return backend
+
+
+def test_a_device_without_a_number_is_the_current_one(machine):
+    assert torch.device("cuda") != torch.device("cuda:0")
+    assert torch.device("cuda") != "cuda"
+    backend = machine("cuda")
+    handles = [backend.handle_of(torch.device(name)) for name in ("cuda:0", "cuda:1", "cuda", "cpu", "cpu:0")]
+    assert [str(handle) for handle in handles] == ["cuda:0", "cuda:1", "cuda:1", "cpu", "cpu"]
+    assert [(i.kind, i.index) for i in backend.devices() if i.listed] == [("cuda", 0), ("cuda", 1), ("cpu", 0)]
+
+
+def test_a_build_for_the_cpu_has_no_current_accelerator(machine):
+    assert [(i.kind, i.index) for i in machine(None).devices()] == [("cpu", 0), ("meta", 0)]
+    assert machine(None).handle_of(torch.device("cuda")) is None
+
+
+def test_mps_holds_no_float64(machine):
+    backend = machine("mps")
+    mps, _, cpu, _ = backend.devices()
+    for dtype, held in (("float64", False), ("complex128", False), ("float32", True), ("bfloat16", True)):
+        assert backend.holds(dtype, mps) is held
+        assert backend.holds(dtype, cpu)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_gpu_is_a_word_of_xdevs_alone():
+    with pytest.raises(RuntimeError, match="Expected one of cpu, cuda"):
+        torch.device("gpu")
+    with pytest.raises(
+        xdev.DeviceError, match=r"'torch:gpu' is no device of this machine; did you mean 'torch:cpu:0'\?"
+    ):
+        xdev.device("torch:gpu")
+
+
+def test_the_default_device_of_a_thread_changes_nothing_here():
+    cpu = xdev.device("torch:cpu")
+    x = torch.ones(3)
+    with torch.device("meta"):
+        assert torch.asarray([1.0]).device.type == "meta"
+        for made in (
+            cpu.xp.asarray(x),
+            cpu.xp.asarray(np.ones(3)),
+            cpu.xp.from_dlpack(np.ones(3)),
+            cpu.xp.arange(3),
+            xdev.asarray(x),
+            xdev.asarray(np.float32(2), device=cpu),
+            xdev.asarray([x, x]),
+            xdev.random.Generator(0, cpu).normal(3),
+            xdev.random.Generator(0, cpu).permutation(3),
+            xdev.grad(lambda x: (x * x).sum())(x),
+            xdev.ops.softmax(x),
+            xdev.nn.Linear(2, 2, rng=xdev.random.Generator(0, cpu)).weight,
+        ):
+            assert made.device.type == "cpu"
+        assert xdev.to_device(x, cpu) is x
+        assert xdev.device_of(x) is cpu
+        assert xdev.to_numpy(x).tolist() == [1, 1, 1]
+
+
+# -- DLPack, NumPy, slices ---------------------------------------------------------------------------------
+
+
+def test_dlpack_is_not_seen_as_its_capabilities_say():
+    assert "not DLPack" in xdev.backend("torch").capabilities.visible_transfers
+    with xdev.track_transfers() as transfers:
+        np.from_dlpack(torch.ones(3))
+    assert transfers.records == []
+
+
+def test_from_dlpack_makes_nothing_writable_that_is_not():
+    xp = xdev.device("torch:cpu").xp
+    x = np.zeros(3)
+    x.flags.writeable = False
+    xp.from_dlpack(x)[0] = 1
+    assert x.tolist() == [0, 0, 0]
+
+
+def test_what_dlpack_does_not_export_moves():
+    x = torch.tensor([1 + 2j], requires_grad=True)
+    for y, expected in ((x, 1 + 2j), (x.detach().conj(), 1 - 2j)):
+        with pytest.raises(BufferError, match="Can't export"):
+            y.__dlpack__()
+        assert xdev.to_device(y, "numpy").tolist() == [expected]
+    negated = x.detach().conj().imag
+    assert np.from_dlpack(negated).tolist() == [2]  # torch exports it without its sign
+    for target in ("numpy", "jax", "strict", "cupy"):
+        with contextlib.suppress(xdev.BackendError):
+            assert xdev.item(xdev.to_device(negated, target)) == -2
+
+
+def test_arrays_of_numpy_in_operators():
+    """torch takes NumPy's scalars, and its arrays on one side; here the mix is an error on both."""
+    x, y = torch.ones(2), np.ones(2, np.float32)
+    assert (x * np.float32(2)).tolist() == (np.float32(2) * x).tolist() == [2, 2]
+    assert xdev.namespace(x, np.float32(2)) is xdev.namespace(np.float32(2), x) is xdev.device("torch:cpu").xp
+    with pytest.raises(TypeError, match="unsupported operand"):
+        y * x
+    for mix in ((x, y), (y, x)):
+        with pytest.raises(xdev.DeviceMismatchError, match=r'= xdev\.to_device\(arrays\[\d\], "'):
+            xdev.namespace(*mix)
+        with pytest.raises(xdev.DeviceMismatchError):
+            xdev.value_and_grad(lambda a, b: (a * b).sum())(*mix)
+
+
+def test_what_steps_backwards():
+    x = torch.arange(4.0)
+    with pytest.raises(ValueError, match="step must be greater than zero"):
+        x[::-1]
+    xp = xdev.namespace(x)
+    assert xp.flip(x).tolist() == [3, 2, 1, 0]
+    assert xdev.grad(lambda x: (xp.flip(x) * torch.arange(4.0)).sum())(x).tolist() == [3, 2, 1, 0]
+    assert xdev.to_device(np.arange(4.0)[::-1], "torch").tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64"])
+def test_xdevs_own_work_needs_nothing_that_unsigned_integers_lack(dtype):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.ones(2, dtype=getattr(torch, dtype)) << 1
+    drawn = xdev.random.Generator(0, "torch:cpu").integers(0, 1000, 5, dtype=dtype)
+    assert drawn.dtype == getattr(torch, dtype)
+    assert xdev.to_numpy(drawn).tolist() == xdev.random.Generator(0, "numpy").integers(0, 1000, 5).tolist()
+    assert xdev.to_numpy([drawn])[0].dtype == np.dtype(dtype)
+    assert xdev.item(drawn[:1]) == int(xdev.to_numpy(drawn)[0])
+    assert xdev.to_numpy(xdev.to_device(drawn, "torch", dtype="int64")).tolist() == xdev.to_numpy(drawn).tolist()
+
+
+def test_parameters_of_torch_train_as_other_tensors_do():
+    model = {"t": torch.nn.Parameter(torch.tensor(3.0))}
+    optimizer = xdev.optim.chain(xdev.optim.sgd(1.0))
+    result = xdev.fit(model, lambda m, b: m["t"], np.zeros(3, np.float32), optimizer=optimizer, batch_size=1)
+    assert result.losses == [3.0, 2.0, 1.0]
+    assert not result.model["t"].requires_grad  # or every step would stay connected to all before it
+    assert model["t"].item() == 3.0
+    value, _ = xdev.value_and_grad(lambda t: t)(model["t"])
+    assert value.data_ptr() != model["t"].data_ptr()
+
+
+def test_gradients_within_those_of_torch_func():
+    gradient = xdev.grad(lambda w: (w**3).sum())
+    x = torch.arange(3.0)
+    assert torch.equal(torch.func.jacrev(gradient)(x), torch.diag(6 * x))
+    assert torch.equal(torch.func.grad(lambda w: gradient(w).sum())(x), 6 * x)
+
+
+def test_sparse_gradients_are_of_the_form_of_their_argument():
+    def loss(weight):
+        return torch.nn.functional.embedding(torch.tensor([1, 1]), weight, sparse=True).sum()
+
+    gradient = xdev.grad(loss)(torch.ones(3, 2))
+    assert gradient.tolist() == [[0.0, 0.0], [2.0, 2.0], [0.0, 0.0]]
+    result = xdev.fit({"w": torch.ones(3, 2)}, lambda m, b: loss(m["w"]), torch.ones(1), optimizer=xdev.optim.sgd(0.25))
+    assert result.model["w"].tolist() == [[1.0, 1.0], [0.5, 0.5], [1.0, 1.0]]
+
+
+def test_gradients_that_overlap_in_memory_come_apart():
+    def loss(a, b):
+        z = torch.zeros(4)
+        return (torch.slice_scatter(z, a, 0, 0, 2) + torch.slice_scatter(z, b, 0, 1, 3)).sum()
+
+    of_a, of_b = xdev.grad(loss, argnums=(0, 1))(torch.ones(2), torch.ones(2))
+    of_a.fill_(7.0)
+    assert of_b.tolist() == [1.0, 1.0]
+
+
+def test_auxiliary_output_of_a_constant_loss_is_detached():
+    (_, aux), _ = xdev.value_and_grad(lambda w: (torch.zeros(()), (w * w).sum()), has_aux=True)(torch.ones(2))
+    assert np.asarray(aux) == 2.0
+
+
+def test_what_is_handed_to_another_framework_on_a_gpu_is_resolved():
+    from xdev.crossing import _adopt
+
+    handed = []
+    to = SimpleNamespace(backend=SimpleNamespace(adopt=lambda x, info: handed.append(x)), info=None)
+    x = torch.tensor([1 + 2j])
+    for y in (x.conj(), x.conj().imag):
+        _adopt(y, xdev.backend("torch"), to, None, None)
+    assert len(handed) == 2
+    assert not any(y.is_conj() or y.is_neg() for y in handed)
+
+
+ODD = {
+    "one element backwards": lambda: np.zeros(1, np.float32)[::-1],
+    "a row backwards": lambda: np.zeros((1, 3), np.float32)[::-1],
+    "nothing backwards": lambda: np.zeros((0, 3), np.float32)[::-1, ::-1],
+    "a field": lambda: np.zeros(1, [("a", "f4"), ("b", "f4"), ("c", "u1")])["b"],
+    "a field of a row": lambda: np.zeros((1, 2), [("a", "f4"), ("b", "f4"), ("c", "u1")])["b"][:, :1],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("count", [1, 20])
+def test_the_stride_of_an_axis_that_is_not_walked_does_not_matter(name, count):
+    """NumPy passes over it when it says that an array is contiguous, and torch does not."""
+    expected = ODD[name]().tolist()
+    for _ in range(2):  # the type of the arrays is known from the first time on
+        moved = xdev.to_device([ODD[name]() for _ in range(count)], "torch")
+        assert all(x.tolist() == expected for x in moved)
