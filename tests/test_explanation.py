@@ -167,3 +167,52 @@ def test_an_error_of_something_else_stays_what_it_is(device, mistake):
     with pytest.raises(AttributeError if mistake == "attribute" else TypeError) as caught:
         xdev.grad(loss)(device.xp.ones(3, dtype=device.xp.float32))
     assert not isinstance(caught.value, xdev.DeviceMismatchError)
+
+
+@pytest.mark.xdev_backends(exclude=["numpy"], reason="the host's own")
+def test_a_local_array_does_not_explain_an_error_of_the_users(device):
+    other = np.ones(2, np.float32)
+
+    def loss(x):
+        mine = other
+        raise ValueError(f"my own error after {mine.sum()}")
+
+    with pytest.raises(ValueError, match=r"^my own error after 2"):
+        xdev.grad(loss)(xdev.to_device(np.ones(2, np.float32), device))
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="the others do not mix with arrays of the host")
+def test_an_argument_on_its_way_to_the_host_does_not_blame_an_array_of_the_host(device):
+    jax = pytest.importorskip("jax")
+    mean = np.ones(2, np.float32)
+    with pytest.raises(jax.errors.TracerArrayConversionError):
+        xdev.grad(lambda w: (w * mean).sum() + np.asarray(w).sum())(device.xp.ones(2))
+
+
+@pytest.mark.parametrize("mistake", ["a call", "a text"])
+def test_a_mistake_beside_a_foreign_array_is_the_users_own(device, mistake):
+    other, _ = foreign(device)
+
+    def loss(x):
+        mine = other
+        if mistake == "a text":
+            raise ValueError(f"expected {type(mine)} of {mine.shape}")
+        return int("x")
+
+    with pytest.raises(ValueError, match=r"expected|invalid literal") as caught:
+        xdev.grad(loss)(device.xp.ones(3, dtype=device.xp.float32))
+    assert not isinstance(caught.value, xdev.DeviceMismatchError)
+
+
+@pytest.mark.xdev_backends(only=["torch"], reason="its operators go through __array__")
+def test_an_operator_of_the_host_is_told_and_a_conversion_is_not(device):
+    mean = np.ones(2, np.float32)
+    x = device.xp.ones(2)
+    with raises_about(device, "numpy:cpu:0", name="mean", function="left"):
+
+        def left(w):
+            return (mean * w).sum()
+
+        xdev.grad(left)(x)
+    with pytest.raises(RuntimeError, match=r"Can't call numpy\(\)"):
+        xdev.grad(lambda w: (w * device.xp.asarray(mean)).sum() + float(np.asarray(w).sum()))(x)

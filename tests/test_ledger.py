@@ -591,3 +591,45 @@ def test_a_backend_reports_what_its_framework_does_by_itself():
 
         registry.owners.pop(Loud, None)
         registry.unregister("loud")
+
+
+def test_what_fails_is_not_charged(device):
+    if device.is_host or device.backend.capabilities.mutable:
+        pytest.skip("it shares, or it is refused before")
+    x = device.xp.ones(3, dtype=device.xp.float32)
+    with xdev.budget(between_devices=12, to_host=12):
+        with pytest.raises(xdev.CopyRequiredError):
+            xdev.to_device(x, "torch:cpu", copy=False)
+        xdev.to_device(x, "torch:cpu")
+
+
+def test_blocks_may_end_in_any_order(device, xp):
+    if device.is_host:
+        pytest.skip("nothing crosses")
+    x = xp.ones(3)
+    outer, inner = xdev.budget(to_host=0), xdev.track_transfers()
+    outer.__enter__()
+    ledger = inner.__enter__()
+    outer.__exit__(None, None, None)
+    xdev.to_numpy(x)
+    inner.__exit__(None, None, None)
+    xdev.to_numpy(x)
+    assert ledger.to_host_count == 1
+
+
+def test_a_foreign_array_that_comes_to_the_host_is_counted():
+    class Foreign:
+        def __init__(self):
+            self.values = np.ones(3, np.float32)
+
+        def __dlpack__(self, **kwargs):
+            return self.values.__dlpack__(**kwargs)
+
+        def __dlpack_device__(self):
+            return self.values.__dlpack_device__()
+
+    with xdev.track_transfers() as transfers:
+        assert xdev.to_numpy(Foreign()).tolist() == [1.0, 1.0, 1.0]
+    assert (transfers.to_host_bytes, transfers.to_host_count) == (12, 1)
+    with xdev.budget(to_host=0), pytest.raises(xdev.TransferBudgetExceeded, match="from tests to numpy"):
+        xdev.to_numpy(Foreign())

@@ -140,3 +140,47 @@ def test_what_is_read_from_strict_is_shared_only_to_be_read():
     x[0] = 7.0
     assert shared[0] == 7
     assert not shared.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "text"),
+    [
+        ([70000], "float16", "has 70000, which float16 cannot hold"),
+        ([1e20], "int32", r"has 1e\+20, which int32 cannot hold"),
+        ([float("nan")], "int32", "has nan, which int32 cannot hold"),
+        ([-1.0], "uint8", r"has -1\.0, which uint8 cannot hold"),
+        ([1j], "float32", r"has 1j, which float32 cannot hold"),
+    ],
+)
+def test_numbers_are_only_rounded(values, dtype, text):
+    with pytest.raises(xdev.DTypeError, match=text):
+        xdev.asarray(values, dtype=dtype, device="numpy")
+
+
+def test_numbers_that_fit_another_kind():
+    assert xdev.asarray([2.7, -2.7], dtype="int8", device="numpy").tolist() == [2, -2]
+    assert xdev.asarray([1 + 0j], dtype="float32", device="numpy").tolist() == [1.0]
+    assert xdev.asarray([True, False], dtype="int8", device="numpy").tolist() == [1, 0]
+    assert xdev.asarray([0.5, 0.0], dtype="bool", device="numpy").tolist() == [True, False]
+    assert xdev.asarray([2**63], dtype="uint64", device="numpy").tolist() == [2**63]
+
+
+def test_numbers_in_a_dtype_that_numpy_lacks():
+    with pytest.raises(xdev.DTypeError, match="bfloat16, which numpy:cpu:0 cannot hold"):
+        xdev.asarray([1.5], dtype="bfloat16", device="numpy")
+    with xdev.precision("bfloat16"), pytest.raises(xdev.DTypeError, match="bfloat16, which numpy:cpu:0 cannot hold"):
+        xdev.to_device([1.5], "numpy")
+
+
+def test_arrays_are_cast_on_the_host_to_what_the_device_holds(device):
+    if device.is_host or not device.backend.holds("bfloat16", device.info):
+        pytest.skip("no bfloat16 there")
+    moved = xdev.to_device(np.asarray([1.0, 3.0]), device, dtype="bfloat16")
+    assert "bfloat16" in str(moved.dtype)
+    assert xdev.to_numpy(xdev.to_device(moved, device, dtype="float32")).tolist() == [1.0, 3.0]
+
+
+def test_a_cast_that_a_framework_does_not_know_is_told():
+    strict = pytest.importorskip("array_api_strict")
+    with pytest.raises(xdev.DTypeError, match="the array is complex64, which strict does not cast to float32"):
+        xdev.to_device(strict.asarray([1j], dtype=strict.complex64), "strict", dtype="float32")

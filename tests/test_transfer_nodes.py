@@ -267,3 +267,49 @@ def test_errors_name_the_children_of_what_jax_has_registered(device, registered)
     _, data = registered
     with pytest.raises(xdev.DTypeError, match=r"^tree\['d'\]\.inner\[1\] has dtype <U1"):
         xdev.to_device({"d": data(values(), [1.0, np.array(["a"])])}, device)
+
+
+# -- many leaves, which go all at once -------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Many:
+    arrays: list
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_arrays_that_nodes_share_stay_shared(device, count):
+    arrays = [values() for _ in range(count)]
+    tree = {"x": Many(arrays), "y": Many([*arrays]), "z": arrays[0], "w": [arrays[1], 1, 1, True, True]}
+    moved = xdev.to_device(tree, device, copy=True)
+    assert all(a is b for a, b in zip(moved["x"].arrays, moved["y"].arrays, strict=True))
+    assert moved["x"].arrays[0] is moved["z"]
+    assert moved["x"].arrays[1] is moved["w"][0]
+    assert all(on(x) is device for x in moved["x"].arrays)
+
+
+def test_nodes_that_make_their_children_anew_keep_them_apart(device):
+    """Ids of arrays that are gone are given to others."""
+
+    if device.is_host:
+        pytest.skip("what is there stays")
+
+    class Fresh:
+        def __init__(self, number):
+            self.number = number
+
+    import optree
+
+    optree.register_pytree_node(
+        Fresh, lambda x: ((np.full(3, x.number, np.float32),), None), lambda _, children: children[0], namespace="xdev"
+    )
+    moved = xdev.to_device([Many(Fresh(float(number))) for number in range(20)], device)
+    assert [numbers(x.arrays)[0] for x in moved] == [float(number) for number in range(20)]
+
+
+def test_a_tuple_of_numbers_of_another_class_stays(device):
+    class Shape(tuple):
+        pass
+
+    shape = Shape((2, 3))
+    assert xdev.to_device({"shape": shape, "x": values()}, device)["shape"] is shape

@@ -345,3 +345,23 @@ def test_ties_stay_tied_under_jit(xp):
     assert same.w is same.count
     given = xdev.to_device(model, xdev.device_of(model), copy=True)
     assert_close(xdev.jit(lambda m: m, donate=True)(given).count, np.float32([1, 1]))
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="the others compile nothing")
+def test_equal_numbers_do_not_compile_anew(xp):
+    traced = []
+
+    def affine(x, a, b):
+        traced.append(1)
+        return x * a + b
+
+    compiled = xdev.jit(affine)
+    for a, b in ((2, 3), (2, 2), (3, 4)):
+        assert_close(compiled(xp.ones(2), a, b), xp.ones(2) * a + b)
+    assert len(traced) == 1
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="the others compile nothing")
+def test_jit_tells_what_does_not_hash(xp):
+    with pytest.raises(xdev.ArrayTypeError, match="a leaf of the arguments is a set, which does not hash"):
+        xdev.jit(lambda x, options: x)(xp.ones(2), {"names": {1, 2}})

@@ -15,6 +15,8 @@ from . import errors
 if TYPE_CHECKING:  # what type checkers see; a test holds it against the table below
     from . import autodiff, data, nn, ops, optim, random, testing, tree
     from .contract import Backend, Capabilities, DeviceInfo
+    from .custom_gradients import custom_vjp, remat
+    from .derivatives import hessian, hvp, jacobian, jvp
     from .device import Device, device, device_of, devices, namespace, precision, same_hardware, synchronize, use
     from .errors import (
         ArrayTypeError,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:  # what type checkers see; a test holds it against the table b
         NoGradientRule,
         NonFiniteLossError,
         PluginError,
+        PromotionWarning,
         RandomError,
         StaleStateError,
         TrainingError,
@@ -74,6 +77,12 @@ _HOMES = {
     "stop_gradient": "transform",
     "value_and_grad": "transform",
     "vjp": "transform",
+    "hessian": "derivatives",
+    "hvp": "derivatives",
+    "jacobian": "derivatives",
+    "jvp": "derivatives",
+    "custom_vjp": "custom_gradients",
+    "remat": "custom_gradients",
     "load": "files",
     "save": "files",
     "FitResult": "train",

@@ -310,6 +310,10 @@ class Backend(ABC):
         """Take in an array of another framework on the same hardware without the host, or return NotImplemented."""
         return NotImplemented
 
+    def plain(self, x: Array) -> Array:
+        """Return `x` as other frameworks can take it through DLPack: without a gradient, and nothing left to apply."""
+        return self.stop_gradient(x)
+
     def place_all(self, arrays: list[Any], info: DeviceInfo, copy: bool | None) -> list[Array | None]:
         """Do what `place` does to many arrays of NumPy at once; None stands for each that `place` must take alone.
 
@@ -344,6 +348,22 @@ class Backend(ABC):
         self, function: Callable[[list[Array]], list[Array]], leaves: list[Array]
     ) -> tuple[list[Array], Callable[[list[Array]], list[Array]]]:
         """Return the outputs and the pullback of `function`; the default is `NotImplemented`, as above."""
+        return NotImplemented  # type: ignore[no-any-return]  # likewise
+
+    def custom_vjp(
+        self,
+        function: Callable[[list[Array]], list[Array]],
+        forward: Callable[[list[Array]], tuple[list[Array], list[Array]]],
+        backward: Callable[[list[Array], list[Array]], list[Array | None]],
+    ) -> Callable[[list[Array]], list[Array]]:
+        """Return `function` with a gradient of its own; the default is `NotImplemented`, as above.
+
+        `forward` returns (outputs, residuals), `backward` takes residuals and the outputs' cotangents.
+        """
+        return NotImplemented  # type: ignore[no-any-return]  # likewise
+
+    def remat(self, function: Callable[[list[Array]], list[Array]]) -> Callable[[list[Array]], list[Array]]:
+        """Return `function` in a form that backward computes again; the default is `NotImplemented`, as above."""
         return NotImplemented  # type: ignore[no-any-return]  # likewise
 
     def stop_gradient(self, x: Array) -> Array:

@@ -15,9 +15,9 @@ from . import ledger
 from .contract import Backend, dtype_name, nbytes_of
 from .device import ACCELERATORS, Device, host
 from .errors import CopyRequiredError, DTypeError, TransferError, XdevError
-from .values import check_numeric, kind_of, refuse_dtype
+from .values import check_numeric, host_dtype, kind_of, refuse_dtype
 
-__all__ = ["cast", "cross", "read", "stay", "take_in"]
+__all__ = ["cast", "cross", "read", "refuse_held", "stay", "take_in"]
 
 _SMALLER = {"float64": "float32", "complex128": "complex64", "int64": "int32", "uint64": "uint32"}
 
@@ -39,15 +39,19 @@ def cross(
     if kind_of(name) is None:
         refuse_dtype(x.dtype, _label(path))
     if not to.backend.holds(wanted, to.info):
-        _refuse_dtype(name, wanted, to, path)
+        refuse_held(name, wanted, to, path)
     if copy is False:
         _check_sharing(source, to, wanted, name, path)
-    if wanted != name and backend.holds(wanted, source.info):
+    if wanted != name and (source.is_host or source is to or backend.holds(wanted, source.info)):
         with source.scope():
-            x = cast(x, backend, wanted)
+            x = _cast_or_tell(x, backend, wanted, path)
+            if source.kind not in ACCELERATORS:  # it may be computed later, and others may write to the memory beneath
+                backend.wait(x)
         name = wanted
     if source is to:
-        return cast(x, backend, wanted)
+        return x
+    if wanted != name and not to.backend.holds(name, to.info):
+        refuse_held(name, name, to, path)
     if ledger.active():
         moved = _convey_watched(x, backend, source, to, copy, path)
     else:
@@ -55,7 +59,7 @@ def cross(
     if wanted == name:
         return moved
     with to.scope():
-        return cast(moved, to.backend, wanted)
+        return _cast_or_tell(moved, to.backend, wanted, path)
 
 
 def stay(x: Any, backend: Backend, copy: bool | None, path: Any) -> Any:
@@ -80,6 +84,16 @@ def cast(x: Any, backend: Backend, dtype: str | None) -> Any:
     return backend.xp.astype(x, backend.dtype(dtype), copy=False)
 
 
+def _cast_or_tell(x: Any, backend: Backend, dtype: str, path: Any) -> Any:
+    try:
+        if backend.is_host:  # which casts to dtypes that it does not otherwise hold
+            return x.astype(host_dtype(dtype), copy=False)
+        return cast(x, backend, dtype)
+    except _UNMOVABLE as error:
+        name = dtype_name(x.dtype)
+        raise DTypeError(f"{_label(path)} is {name}, which {backend} does not cast to {dtype}: {error}") from error
+
+
 def _label(path: Any) -> str:
     return str(path) if path is not None else "the array"
 
@@ -87,7 +101,8 @@ def _label(path: Any) -> str:
 # -- checks ------------------------------------------------------------------------------------------
 
 
-def _refuse_dtype(name: str, wanted: str, to: Device, path: Any) -> NoReturn:
+def refuse_held(name: str, wanted: str, to: Device, path: Any) -> NoReturn:
+    """Raise for an array of a dtype, or one that shall get it, which its device cannot hold."""
     smaller = _SMALLER.get(wanted, "float32")
     if to.backend.holds(smaller, to.info):
         advice = f'say dtype="{smaller}" to convert it: xdev.to_device(x, "{to}", dtype="{smaller}")'
@@ -130,7 +145,11 @@ def _watched(move: Any, x: Any, source: Device, to: Device, path: Any, kind: Any
     ledger.check(direction, nbytes, f"moving {label or 'an array'} from {source} to {to}")
     start = time.perf_counter()
     with ledger.muted():
-        moved = move()  # not waited for: a ledger must not make a loop wait for its device
+        try:
+            moved = move()  # not waited for: a ledger must not make a loop wait for its device
+        except BaseException:
+            ledger.refund(direction, nbytes)
+            raise
         seconds = time.perf_counter() - start
         how = kind(moved)
     ledger.record(ledger.TransferRecord(str(source), str(to), nbytes, seconds, how, label, ledger.caller(), direction))
@@ -165,17 +184,23 @@ def _convey(x: Any, backend: Backend, source: Device, to: Device, copy: bool | N
     return moved
 
 
+_UNMOVABLE = (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What frameworks raise for arrays without values to move: sparse, quantised, deleted, wrapped by a transformation."""
+
+
 def _place(x: Any, to: Device, copy: bool | None, path: Any) -> Any:
     try:
         return to.backend.place(x, to.info, copy)
-    except (NotImplementedError, TypeError) as error:  # sparse, quantised, meta: layouts without values to move
+    except XdevError:
+        raise
+    except _UNMOVABLE as error:
         raise TransferError(f"{_label(path)} cannot be moved to {to}: {error}") from error
 
 
 def _adopt(x: Any, backend: Backend, to: Device, copy: bool | None, path: Any) -> Any:
     if copy is False and not backend.capabilities.mutable:
         _refuse_sharing(f"{backend}'s arrays are immutable, and {to.backend} could write to the memory", path)
-    moved = to.backend.adopt(backend.stop_gradient(x), to.info)
+    moved = to.backend.adopt(backend.plain(x), to.info)
     # One side thinks this memory immutable, and the other could write it.
     if moved is not NotImplemented and (copy or (copy is None and not backend.capabilities.mutable)):
         moved = to.backend.clone(moved)
@@ -185,7 +210,7 @@ def _adopt(x: Any, backend: Backend, to: Device, copy: bool | None, path: Any) -
 def _to_host(x: Any, backend: Backend, path: Any) -> np.ndarray[Any, Any]:
     try:
         return backend.to_host(x)
-    except (NotImplementedError, TypeError) as error:
+    except _UNMOVABLE as error:
         raise TransferError(f"{_label(path)} cannot be brought to the host: {error}") from error
 
 
@@ -216,6 +241,8 @@ def take_in(x: Any, to: Device, copy: bool | None, path: Any, dtype: str | None)
             f"{_label(path)} is a {type(x).__module__}.{type(x).__qualname__} that can be taken in neither by "
             f"{to} nor by the host ({error})"
         ) from error
+    if to.is_host:
+        return _taken(x, viewed, to, copy, path, dtype)
     return cross(viewed, host().backend, host(), to, copy is not False, path, dtype)
 
 
@@ -230,10 +257,9 @@ def _taken(x: Any, adopted: Any, to: Device, copy: bool | None, path: Any, dtype
             nbytes_of(adopted),
             "" if path is None else str(path),
         )
-        ledger.check("between_devices", nbytes, f"moving {label or 'an array'} from {source} to {to}")
+        direction: ledger.Direction = "to_host" if to.is_host else "between_devices"
+        ledger.check(direction, nbytes, f"moving {label or 'an array'} from {source} to {to}")
         kind = "view" if copy is False else "copy"
-        ledger.record(
-            ledger.TransferRecord(source, str(to), nbytes, 0.0, kind, label, ledger.caller(), "between_devices")
-        )
+        ledger.record(ledger.TransferRecord(source, str(to), nbytes, 0.0, kind, label, ledger.caller(), direction))
     with to.scope():
         return cast(adopted if copy is False else to.backend.clone(adopted), to.backend, dtype)

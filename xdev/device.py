@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, cast
 
-from . import registry, tree
+from . import floating, registry, tree
 from .contract import Backend, dtype_name
 from .device_names import ACCELERATORS, Spec, parse
 from .device_search import (
@@ -25,7 +25,7 @@ from .device_search import (
     use,
 )
 from .errors import ArrayTypeError, DeviceError, DeviceMismatchError, DTypeError, a
-from .namespaces import default_float
+from .namespaces import unbound
 from .nodes import open_node
 
 __all__ = [
@@ -60,13 +60,18 @@ def precision(dtype: Any, /) -> Iterator[None]:
     Parameters
     ----------
     dtype : str or dtype
-        "float32", "float64" or "bfloat16", or a framework's object for it; the loaded frameworks that must be told
-        to hold it are told.
+        "float32", "float64" or "bfloat16", or a framework's object for it. Frameworks that must be told to hold it are
+        told: the loaded ones at once, others when xdev first meets them within the block.
 
     Raises
     ------
     DTypeError
         If the name is none of them.
+
+    Notes
+    -----
+    The default is context-local, as contextvars are. What a framework is told (JAX, to hold float64) is thread-local:
+    a thread enters a block of its own, and a block does not span an `await` while other tasks use that framework.
 
     Examples
     --------
@@ -78,14 +83,18 @@ def precision(dtype: Any, /) -> Iterator[None]:
     wanted, dtype = dtype, dtype_name(dtype)
     if dtype not in ("bfloat16", "float32", "float64"):
         raise DTypeError(f"precision is one of float32, float64, bfloat16; got {wanted!r}")
-    token = default_float.set(dtype)
+    block = floating.Block(dtype)
+    block.open()
     try:
-        with contextlib.ExitStack() as stack:
-            for backend in registry.loaded():
-                stack.enter_context(backend.precision(dtype))
+        for backend in registry.loaded():
+            floating.tell(backend)
+        token = floating.default_float.set(dtype)
+        try:
             yield
+        finally:
+            floating.default_float.reset(token)
     finally:
-        default_float.reset(token)
+        block.close()
 
 
 # -- the device of arrays ----------------------------------------------------------------------------
@@ -244,7 +253,7 @@ def namespace(*arrays: Any) -> Any:
     for x in arrays:  # the fast way, for arrays of one framework whose device was met before
         backend = owners.get(type(x))
         if backend is None or not backend.binds(x):
-            return backend.xp if backend is not None and len(arrays) == 1 else _namespace(arrays)
+            return unbound(backend) if backend is not None and len(arrays) == 1 else _namespace(arrays)
         its = backend.known_devices.get(backend.device_of(x))
         if its is not found:
             if found is not None or its is None:
@@ -274,7 +283,7 @@ def _namespace(arrays: tuple[Any, ...]) -> Any:
             backend, x = owned
         its = device_of_array(backend, x) if backend.binds(x) else None
         if its is None or its.info.members:
-            free = free or backend.xp
+            free = free or unbound(backend)
             met.setdefault(backend, f"arrays[{position}]")
         elif backend.has_no_device(x):
             free = free or its.xp

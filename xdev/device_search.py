@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
-from . import registry
+from . import floating, registry
 from .contract import Backend, DeviceInfo, host_memory
 from .device_names import ACCELERATORS, Spec, parse
 from .errors import BackendError, DeviceError
@@ -241,6 +241,7 @@ _named: dict[str, tuple[int, Device]] = {}
 def _by_name(text: str) -> Device:
     known = _named.get(text)
     if known is not None and known[0] == registry.generation():
+        floating.tell(known[1].backend)
         return known[1]
     spec = parse(text)
     if spec.backend is None:  # depends on XDEV_BACKENDS

@@ -23,6 +23,8 @@
     │   ├── StaleStateError                         a training state used twice
     │   └── NonFiniteLossError                      the loss became NaN or infinite
     └── FileError (ValueError)                      a file that is truncated, foreign or unwritable
+
+    PromotionWarning (UserWarning)                  float64 by accident; an error in tests
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ __all__ = [
     "NoGradientRule",
     "NonFiniteLossError",
     "PluginError",
+    "PromotionWarning",
     "RandomError",
     "StaleStateError",
     "TrainingError",
@@ -119,7 +122,15 @@ class RandomError(XdevError, ValueError):
 
 
 class DataError(XdevError, ValueError):
-    """Training data whose shapes, labels or batch size do not fit."""
+    """Training data whose shapes, labels or batch size do not fit.
+
+    Attributes
+    ----------
+    result : FitResult or None
+        What `xdev.fit` had reached, if it had begun.
+    """
+
+    result: Any = None
 
 
 class TrainingError(XdevError, RuntimeError):
@@ -149,3 +160,7 @@ class FileError(XdevError, ValueError):
 def a(word: str) -> str:
     """Return a word with its article: "a dict", "an int"."""
     return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
+
+
+class PromotionWarning(UserWarning):
+    """A training step that computes in float64 although its model does not; `xdev.testing`'s plug-in raises it."""

@@ -6,6 +6,7 @@ told. Arrays that a function takes from outside are found by its names, and blam
 
 from __future__ import annotations
 
+import dis
 import functools
 import re
 import types
@@ -95,28 +96,57 @@ def _elsewhere(backend: Backend, where: Device, leaf: Any, error: Exception) -> 
     if its is None or its == where:
         return None
     text = str(error)
-    if isinstance(error, DeviceMismatchError):
-        blamed = True
-    elif owner is backend:
-        blamed = autodiff.TracedArray.__name__ in text or owner.is_device_mismatch(error)
-    else:
-        name = type(leaf).__name__
-        blamed = owner.framework in text or re.search(rf"\b{name}\b", text) is not None
-        blamed |= owner.is_device_mismatch(error) or (not owner.is_host and _was_handled(owner, error))
-    return its if blamed else None
+    if isinstance(error, DeviceMismatchError) or owner.is_device_mismatch(error):
+        return its
+    frame, instruction = _innermost(error)
+    module = "" if frame is None else str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    if instruction == "RAISE_VARARGS" and module not in {backend.framework, owner.framework, *_BESIDE}:
+        return None  # a statement of the user's own
+    if owner is backend:
+        return its if autodiff.TracedArray.__name__ in text else None
+    if owner.is_host and _went_to_host(error, text):
+        return None
+    if owner.framework in text or re.search(rf"\b{type(leaf).__name__}\b", text):
+        return its
+    if owner.is_host or frame is None:
+        return None
+    users = module.partition("_")[0] != __package__ and module not in {backend.framework, owner.framework, *_BESIDE}
+    return its if _was_handled(owner, frame) and (not users or instruction in _OPERATORS) else None
 
 
-def _was_handled(owner: Backend, error: Exception) -> bool:
-    """Return whether the function that raised is the framework's, or had one of its arrays at hand."""
+_BESIDE = frozenset({__package__, "array_api_compat", "numpy"})
+"""Packages that raise for frameworks."""
+_OPERATORS = frozenset({"BINARY_OP", "BINARY_SUBSCR", "COMPARE_OP", "UNARY_NEGATIVE"})
+
+
+def _innermost(error: Exception) -> tuple[types.FrameType | None, str]:
+    """Return the frame in which an error was raised, and the instruction that raised it."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    if traceback is None:
+    return (None, "") if traceback is None else (traceback.tb_frame, _instruction(traceback))
+
+
+def _instruction(traceback: types.TracebackType) -> str:
+    return dis.opname[traceback.tb_frame.f_code.co_code[traceback.tb_lasti]]
+
+
+def _went_to_host(error: Exception, text: str) -> bool:
+    """Return whether an argument was on its way to the host, rather than an array of the host to the argument."""
+    if "__array__" not in text and "numpy()" not in text:
         return False
-    frame = traceback.tb_frame
+    traceback = error.__traceback__
+    while traceback is not None:
+        if _instruction(traceback) in _OPERATORS:  # NumPy's operators try that conversion too
+            return False
+        traceback = traceback.tb_next
+    return True
+
+
+def _was_handled(owner: Backend, frame: types.FrameType) -> bool:
+    """Return whether a function is the framework's, or had one of its arrays at hand."""
     outside = frame.f_code.co_freevars
-    module = str(frame.f_globals.get("__name__", ""))
-    return module.partition(".")[0] == owner.framework or any(
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == owner.framework or any(
         registry.find_backend(unwrap(x)) is owner for name, x in frame.f_locals.items() if name not in outside
     )
 

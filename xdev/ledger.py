@@ -136,8 +136,8 @@ class _Budget:
                 f"{problem}of which {spent:,} are spent. Move it out of the block, or raise {key}= in xdev.budget"
             )
 
-    def spend(self, direction: Direction, nbytes: int) -> None:
-        for key, cost in ((direction, nbytes), (f"{direction}_count", 1)):
+    def spend(self, direction: Direction, nbytes: int, crossings: int = 1) -> None:
+        for key, cost in ((direction, nbytes), (f"{direction}_count", crossings)):
             self.spent[key] = self.spent.get(key, 0) + cost
 
 
@@ -166,6 +166,14 @@ def check(direction: Direction, nbytes: int, what: str) -> None:
                 each.check(direction, nbytes, what)
             for each in budgets:
                 each.spend(direction, nbytes)
+
+
+def refund(direction: Direction, nbytes: int) -> None:
+    """Take back what `check` has charged for a crossing that then failed."""
+    with _spending:
+        for watcher in _watchers.get():
+            if isinstance(watcher, _Budget):
+                watcher.spend(direction, -nbytes, -1)
 
 
 def record(entry: TransferRecord, *, implicit: bool = False) -> None:
@@ -217,7 +225,9 @@ class _Read:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         seconds = time.perf_counter() - self._start
         _muted.reset(self._token)
-        if kind is None:
+        if kind is not None:
+            refund("to_host", self._nbytes)
+        else:
             names = str(self._source), str(host())
             entry = TransferRecord(*names, self._nbytes, seconds, self._kind, self._what, caller(), "to_host")
             record(entry, implicit=True)
@@ -274,12 +284,12 @@ _local = _Local()
 
 @contextlib.contextmanager
 def _watching(watcher: Any, implicit: bool) -> Iterator[None]:
-    token = _watchers.set((*_watchers.get(), watcher))
+    _watchers.set((*_watchers.get(), watcher))
     try:
         with _local.hooks.held() if implicit else contextlib.nullcontext():
             yield
-    finally:
-        _watchers.reset(token)
+    finally:  # not by a token: blocks may end in another order, or in another context, than they began
+        _watchers.set(tuple(each for each in _watchers.get() if each is not watcher))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import ledger, registry, tree
 from .contract import Backend, Node, dtype_name
-from .crossing import cast, cross, stay, take_in
+from .crossing import cast, cross, refuse_held, stay, take_in
 from .device import ACCELERATORS, Device, Spec, device_of_array, find_in, host, native_of, parse
 from .device import device as find_device
 from .errors import CopyRequiredError, TransferError, a
@@ -109,13 +109,11 @@ def _move_other(x: Any, target: Target, copy: bool | None, dtype: str | None, pa
         return x.__xdev_to_device__(target(x.device.backend))
     if hasattr(type(x), "__xdev_value__"):
         return _move_differentiated(x, target, dtype, alone)
-    if isinstance(x, NUMBERS):
-        return x
+    if isinstance(x, NUMBERS) or (isinstance(x, tuple) and all(isinstance(n, NUMBERS) for n in x)):
+        return x  # the latter are tuples of another class, such as the shape of a tensor
     if exports(x):
-        to = target(None)
-        if dtype is not None and not alone and kind_of(dtype) != kind_of(dtype_name(x.dtype)):
-            dtype = None
-        return take_in(x, to, copy, path, dtype)
+        taken = take_in(x, target(None), copy, path, dtype if alone else None)
+        return taken if alone or dtype is None else move(taken, target, None, dtype, path, False)
     if path is None or isinstance(path, _Path):
         node = open_node(x)
         if node is not None:
@@ -156,7 +154,10 @@ def _move_differentiated(x: Any, target: Target, dtype: str | None, alone: bool)
 def from_numbers(values: np.ndarray, target: Device, dtype: str | None, path: Any) -> Any:
     """Return numbers of Python as an array on a device."""
     fitted = numbers_as(values, dtype, target, path)
-    if target.is_host and target.backend.holds(dtype_name(fitted.dtype), target.info):
+    name = dtype_name(fitted.dtype)
+    if not target.backend.holds(name, target.info):
+        refuse_held(name, name, target, path)
+    if target.is_host:
         return fitted
     return cross(fitted, host().backend, host(), target, None, path)
 
@@ -200,52 +201,51 @@ def move_tree(tree_: Any, target: Target, copy: bool | None, dtype: str | None, 
     """Move the leaves of a tree; `path` says where it stands, if it stands in another."""
     leaves, treedef = tree.flatten(tree_, moves_whole)
     path = _Path(tree_) if path is None else path
-    many = len(leaves) > FEW and dtype is None and copy is not False and not ledger.active()
-    out = _all_at_once(leaves, target, copy) if many else [None] * len(leaves)
-    pending = [position for position, leaf in enumerate(out) if leaf is None]
     moved = path.moved
-    if many and pending:  # a node among them may hold what was moved already
-        moved.update((id(leaf), done) for leaf, done in zip(leaves, out, strict=True) if done is not None)
-    for position in pending:
-        leaf = leaves[position]
-        key = id(leaf)
-        if key not in moved:
+    if len(leaves) > FEW and dtype is None and copy is not False and not ledger.active():
+        classes = set(map(type, leaves))
+        if len(classes) == 1 and not path.within and len(set(map(id, leaves))) == len(leaves):
+            out = _all_at_once(leaves, target, copy)
+            if type(None) not in set(map(type, out)):
+                return tree.unflatten(treedef, out)
+            moved.update((id(leaf), done) for leaf, done in zip(leaves, out, strict=True) if done is not None)
+        _move_many(leaves, classes, target, copy, moved)
+    moved["alive", id(leaves)] = leaves  # what was moved is known by its id until all has
+    for position, leaf in enumerate(leaves):
+        if id(leaf) not in moved:
             path.position = position
-            moved[key] = move(leaf, target, copy, dtype, path, False)
-        out[position] = moved[key]
+            moved[id(leaf)] = move(leaf, target, copy, dtype, path, False)
+    out = [moved[id(leaf)] for leaf in leaves]
     if path.within and all(done is leaf for done, leaf in zip(out, leaves, strict=True)):
         return tree_  # so that the node, too, comes back as the same object
     return tree.unflatten(treedef, out)
 
 
-def _all_at_once(leaves: list[Any], target: Target, copy: bool | None) -> list[Any]:
-    """Return ordinary arrays moved at the price of the framework's own calls, None in the places of other leaves."""
-    out: list[Any] = [None] * len(leaves)
-    if len(set(map(id, leaves))) < len(leaves):  # one that stands twice moves once
-        return out
-    classes = set(map(type, leaves))
+def _move_many(leaves: list[Any], classes: set[type], target: Target, copy: bool | None, moved: dict[Any, Any]) -> None:
+    """Move the ordinary arrays among leaves, each once, and note what became of them."""
     for cls in classes:
-        backend = owners.get(cls)
-        if backend is None:
-            continue
-        same = leaves if len(classes) == 1 else [leaf for leaf in leaves if type(leaf) is cls]
-        moved = _same_at_once(same, backend, target(backend), copy)
-        if len(classes) == 1:
-            return moved
-        found = iter(moved)
-        out = [next(found) if type(leaf) is cls else done for leaf, done in zip(leaves, out, strict=True)]
-    return out
+        if cls in owners and owners[cls] is not None:
+            same = list({id(leaf): leaf for leaf in leaves if type(leaf) is cls and id(leaf) not in moved}.values())
+            done = _all_at_once(same, target, copy)
+            moved.update((id(leaf), to) for leaf, to in zip(same, done, strict=True) if to is not None)
 
 
-def _same_at_once(leaves: list[Any], backend: Backend, to: Device, copy: bool | None) -> list[Any]:
-    """Move arrays of one type, as `_all_at_once` does; what two frameworks may share on an accelerator goes alone."""
-    if backend is to.backend or (not backend.is_host and to.kind in ACCELERATORS):
+def _all_at_once(leaves: list[Any], target: Target, copy: bool | None) -> list[Any]:
+    """Move arrays of one type at the price of the framework's own calls; None stands for each that goes alone.
+
+    Those that two frameworks may share on an accelerator do.
+    """
+    backend = owners.get(type(leaves[0])) if leaves else None
+    to = None if backend is None else target(backend)
+    if backend is None or to is None or backend is to.backend or (not backend.is_host and to.kind in ACCELERATORS):
         return [None] * len(leaves)
     if backend.is_host:
-        return to.backend.place_all(leaves, to.info, copy)
-    if to.is_host:
-        return backend.to_host_all(leaves, copy)
-    return to.backend.place_all(backend.to_host_all(leaves, None), to.info, copy)
+        moved: list[Any] = to.backend.place_all(leaves, to.info, copy)
+    elif to.is_host:
+        moved = backend.to_host_all(leaves, copy)
+    else:
+        moved = to.backend.place_all(backend.to_host_all(leaves, None), to.info, copy)
+    return moved
 
 
 FEW = 8

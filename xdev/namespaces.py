@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from typing import Any
 
-from . import registry
+from . import floating, registry
 from .contract import Backend, DeviceInfo
-from .errors import DeviceError, DTypeError
+from .errors import DeviceError
+from .floating import default_float
 
-__all__ = ["CREATION", "BoundNamespace"]
+__all__ = ["CREATION", "BoundNamespace", "unbound"]
 
 CREATION = frozenset({"arange", "asarray", "empty", "eye", "from_dlpack", "full", "linspace", "ones", "zeros"})
 """The functions of the standard that take `device=` and no array to follow."""
@@ -24,8 +24,6 @@ FLOAT_BY_DEFAULT = frozenset({"empty", "eye", "linspace", "ones", "zeros"})
 """Those whose result is floating point unless `dtype=` says otherwise."""
 FLOAT_BY_VALUE = frozenset({"arange", "asarray", "full"})
 """Those whose result is floating point if a Python number given to them is."""
-
-default_float: ContextVar[str | None] = ContextVar("xdev default float dtype", default=None)
 
 
 class BoundNamespace:
@@ -36,7 +34,7 @@ class BoundNamespace:
     framework's own device.
     """
 
-    def __init__(self, backend: Backend, info: DeviceInfo, label: str) -> None:
+    def __init__(self, backend: Backend, info: DeviceInfo | None, label: str) -> None:
         self._backend = backend
         self._info = info
         self._label = label
@@ -47,25 +45,26 @@ class BoundNamespace:
             value = getattr(self._backend.xp, name)
         except AttributeError:
             raise AttributeError(f"the namespace of {self._label} has no {name!r}") from None
-        if self._info.members:  # a mesh: where an array lands is for its framework's sharding rules
-            pass
-        elif isinstance(value, types.ModuleType) and name in {"linalg", "fft"}:
+        if isinstance(value, types.ModuleType) and name in {"linalg", "fft"}:
             value = BoundExtension(self, value)
         elif callable(value) and not isinstance(value, type) and not name.startswith("__"):
-            value = self._backend.bind(value, name, self._info, name in CREATION)
+            value = self._bind(value, name, name in CREATION)
             if name in FLOAT_BY_DEFAULT or name in FLOAT_BY_VALUE:
                 value = _with_default_dtype(value, self, name)
-            elif name in CREATION:
+            elif name in CREATION or name.endswith("_like"):
                 value = _with_devices(value, self, name)
         self.__dict__[name] = value
         return value
 
+    def _bind(self, function: Callable[..., Any], name: str, creates: bool) -> Callable[..., Any]:
+        # On a mesh, where an array lands is for its framework's sharding rules.
+        if self._info is None or self._info.members:
+            return function
+        return self._backend.bind(function, name, self._info, creates)
+
     def _default_float(self, name: str) -> Any:
-        if not self._backend.holds(name, self._info):
-            raise DTypeError(
-                f"{self._label} does not hold {name}, which xdev.precision sets; pass dtype=, use another device, or, "
-                "if its framework was loaded within the block, enter the block after that"
-            )
+        info = self._info or self._backend.devices()[0]
+        floating.check_held(name, self._backend, info, self._label)
         return self._backend.dtype(name)
 
     def __dir__(self) -> list[str]:
@@ -90,7 +89,7 @@ class BoundExtension:
         value = getattr(self._module, name)
         if callable(value) and not isinstance(value, type):
             creates = name in {"fftfreq", "rfftfreq"}
-            value = self._parent._backend.bind(value, name, self._parent._info, creates)
+            value = self._parent._bind(value, name, creates)
             if creates:
                 value = _with_default_dtype(value, self._parent, f"fft.{name}")
         self.__dict__[name] = value
@@ -98,6 +97,19 @@ class BoundExtension:
 
     def __repr__(self) -> str:
         return f"<namespace {self.__name__!r} on {self._parent._label}>"
+
+
+_unbound: dict[str, BoundNamespace] = {}
+
+
+def unbound(backend: Backend) -> Any:
+    """Return the namespace of a framework that is bound to no device; within `precision` with the default it sets."""
+    if default_float.get() is None:
+        return backend.xp
+    found = _unbound.get(backend.name)
+    if found is None or found._backend is not backend:
+        found = _unbound[backend.name] = BoundNamespace(backend, None, f"{backend} (no device)")
+    return found
 
 
 def _with_default_dtype(create: Callable[..., Any], xp: BoundNamespace, name: str) -> Callable[..., Any]:

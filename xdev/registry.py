@@ -16,6 +16,7 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from . import floating
 from .contract import Backend, DeviceInfo
 from .errors import (
     ArrayTypeError,
@@ -233,6 +234,7 @@ def backend(name: str) -> Backend:
         )
     found = _instances.get(name)
     if found is not None:
+        floating.tell(found)  # another thread may have loaded it within a block of this one
         return found
     _load_entry_points()
     _check_known(name)
@@ -241,7 +243,9 @@ def backend(name: str) -> Backend:
     with _lock:
         if name not in _instances:
             _instances[name] = _start(_classes[name])
-        return _instances[name]
+        found = _instances[name]
+    floating.tell(found)
+    return found
 
 
 def _start(cls: type[Backend]) -> Backend:

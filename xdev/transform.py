@@ -18,6 +18,7 @@ from .device import common_device, device_of_array, namespace, native_of
 from .differentiation import Split, constants, differentiate, take_apart
 from .errors import ArrayTypeError, GradientError, a
 from .explanation import explained
+from .floating import default_float, holding, is_wide
 from .random import tracing
 
 __all__ = ["grad", "jit", "stop_gradient", "value_and_grad", "vjp"]
@@ -83,9 +84,10 @@ def value_and_grad(
             aux_box.append(rebuild)
             return value, arrays
 
-        with explained(backend, _named(args, kwargs), f), _scope(backend, split.leaves):
+        wide = holding(backend, tree.leaves((args, kwargs)))
+        with explained(backend, _named(args, kwargs), f), _scope(backend, split.leaves), wide:
             value, arrays, gradients = differentiate(backend, of_leaves, split.leaves)
-        result = split.join_gradients(gradients)
+            result = split.join_gradients(gradients)
         gradient = result[0] if single else tuple(result)
         return ((value, aux_box[-1](arrays)), gradient) if has_aux else (value, gradient)
 
@@ -167,7 +169,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         box.append(rebuild)
         return arrays
 
-    with explained(backend, _named(args, {}), f), _scope(backend, split.leaves):
+    with explained(backend, _named(args, {}), f), _scope(backend, split.leaves), holding(backend, split.leaves):
         native = backend.vjp(of_leaves, split.leaves)
         outputs, pull = autodiff.vjp(of_leaves, split.leaves) if native is NotImplemented else native
     value = box[-1](outputs)
@@ -177,7 +179,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         leaves, treedef = tree.flatten(cotangent)
         if treedef != expected:
             raise GradientError(f"the cotangent has structure {treedef}, expected that of the value, {expected}")
-        with _scope(backend, split.leaves):
+        with _scope(backend, split.leaves), holding(backend, [*split.leaves, *parts]):
             pulled = [
                 _cotangent(c, y, tree.path_string(path, "cotangent"))
                 for c, y, path in zip(leaves, parts, paths, strict=True)
@@ -277,13 +279,13 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         leaves, treedef = tree.flatten((tuple(None if i in static else a for i, a in enumerate(args)), kwargs))
         dynamic = [_is_dynamic(leaf) for leaf in leaves]
         given = [leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
-        arrays, places = tree.unique(given)  # what is tied goes in once, and is tied inside
+        arrays, places = _tied(given)
         backend = _first_backend(arrays)
         if backend is None:
             return f(*args, **kwargs)
         constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
         values = tuple(args[i] for i in sorted(static))
-        _check_hashable(values, sorted(static))
+        _check_hashable(values, [f"static_argnums={i}, but args[{i}]" for i in sorted(static)])
         if type(backend).jit is Backend.jit:
             placed = [x for x in arrays if registry.find_backend(x) is backend]
             function, box = _compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
@@ -292,11 +294,15 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
             return box[0](out)
         # With the shapes, since what is no array in the result may depend on them.
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
-        key = (backend, treedef, tuple(dynamic), tuple(places), constants, values, shapes)
+        key = (backend, treedef, tuple(dynamic), tuple(places), constants, values, shapes, default_float.get())
+        _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
         if key not in compiled:
-            compiled[key] = _compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
-        function, box = compiled[key]
-        with explained(backend, _named(args, kwargs), f):
+            wide = any(map(is_wide, arrays))
+            compiled[key] = wide, *_compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
+        wide, function, box = compiled[key]
+        # An array of float64 may have left the block of xdev.precision in which it was made.
+        held = backend.precision("float64") if wide else contextlib.nullcontext()
+        with explained(backend, _named(args, kwargs), f), held:
             out = function(arrays)
         return box[0](out)
 
@@ -311,14 +317,29 @@ def _numbers(name: str, given: Any) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _check_hashable(values: tuple[Any, ...], places: list[int]) -> None:
-    for value, place in zip(values, places, strict=True):
+def _tied(given: list[Any]) -> tuple[list[Any], list[int]]:
+    """Return arrays and numbers, an array that stands twice only once, so that it is tied inside; and their places."""
+    arrays: list[Any] = []
+    places: list[int] = []
+    seen: dict[int, int] = {}
+    for x in given:
+        place = seen.get(id(x), len(arrays))
+        if place == len(arrays):
+            arrays.append(x)
+            if native_of(x) is not None:  # equal numbers may happen to be one object
+                seen[id(x)] = place
+        places.append(place)
+    return arrays, places
+
+
+def _check_hashable(values: tuple[Any, ...], subjects: list[str]) -> None:
+    for value, subject in zip(values, subjects, strict=True):
         try:
             hash(value)
         except TypeError:
             raise ArrayTypeError(
-                f"static_argnums={place}, but args[{place}] is {a(type(value).__name__)}, which does not hash: a "
-                "function is compiled for each value. Pass a tuple or a frozen dataclass, or do not name it as static"
+                f"{subject} is {a(type(value).__name__)}, which does not hash: a function is compiled for each value "
+                "of what is no array. Pass a tuple, a frozenset or a frozen dataclass"
             ) from None
 
 

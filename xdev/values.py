@@ -13,7 +13,7 @@ import numpy as np
 from .contract import dtype_name
 from .device import Device
 from .errors import DTypeError, TransferError
-from .namespaces import default_float
+from .floating import default_float
 
 __all__ = [
     "NUMBERS",
@@ -155,21 +155,34 @@ def numbers_as(values: np.ndarray, dtype: str | None, target: Device, path: Any)
     if dtype is None:
         dtype = _default_dtype(values.dtype.kind, target)
     with np.errstate(all="ignore"):
-        fitted = values.astype(host_dtype(dtype))
+        real = values.dtype.kind != "c" or kind_of(dtype) == "complex"
+        fitted = (values if real else values.real).astype(host_dtype(dtype))
     reason = "" if asked else f", the default of {target},"
     if values.dtype.kind in "iu" and kind_of(dtype) == "integer" and not np.array_equal(fitted, values):
         raise DTypeError(
             f"{what} has integers from {values.min()} to {values.max()}, which {dtype}{reason} cannot hold; "
             f"say {'another' if asked else ''} dtype=".replace("  ", " ")
         )
-    if values.dtype.kind in "fc" and kind_of(dtype) in ("floating", "complex"):
-        lost = np.isfinite(values) & ~np.isfinite(fitted)
+    if values.dtype.kind in "fc" or kind_of(dtype) in ("floating", "complex"):
+        lost = _lost(values, fitted)
         if lost.any():
             raise DTypeError(
                 f"{what} has {values[lost].flat[0]}, which {dtype}{reason} cannot hold; "
                 f"say {'another' if asked else ''} dtype=".replace("  ", " ")
             )
     return fitted
+
+
+def _lost(values: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Return which numbers became something else than what rounding makes of them, which for integers is truncation."""
+    if values.dtype.kind == "c" and kind_of(dtype_name(fitted.dtype)) != "complex":
+        return np.asarray((values.imag != 0) | _lost(values.real, fitted))
+    if fitted.dtype.kind not in "biu":
+        return np.asarray(np.isfinite(values) & ~np.isfinite(fitted))
+    if fitted.dtype.kind == "b":
+        return np.zeros(values.shape, bool)
+    limits, whole = np.iinfo(fitted.dtype), np.trunc(values)
+    return np.asarray(~((whole >= limits.min) & (whole < float(limits.max) + 1)))
 
 
 def _default_dtype(kind: str, target: Device) -> str:

@@ -104,19 +104,25 @@ class CupyBackend(Backend):
 
             @functools.wraps(function)
             def create(*args: Any, device: Any = None, **kwargs: Any) -> Array:
-                with self.scope(info if device is None else self._info_of(device)):
+                with self.scope(self._info_of(device, info)):
                     return function(*args, **kwargs)
 
             return create
 
-        like = name.endswith("_like")
+        if name.endswith("_like"):
+
+            @functools.wraps(function)
+            def alike(x: Array, /, *args: Any, device: Any = None, **kwargs: Any) -> Array:
+                with x.device if device is None and isinstance(x, ndarray) else self.scope(self._info_of(device, info)):
+                    return function(x, *args, **kwargs)
+
+            return alike
 
         @functools.wraps(function)
         def bound(*args: Any, **kwargs: Any) -> Any:
-            there = args[0].data.device_id if like and args and isinstance(args[0], ndarray) else index
-            if current() == there:
+            if current() == index:
                 return function(*args, **kwargs)
-            with device(there):
+            with device(index):
                 return function(*args, **kwargs)
 
         return bound
@@ -131,7 +137,9 @@ class CupyBackend(Backend):
         current = self.cupy.cuda.runtime.getDevice()
         return out.copy() if copy or out.data.device_id != current else out
 
-    def _info_of(self, native: Any) -> DeviceInfo:
+    def _info_of(self, native: Any, default: DeviceInfo) -> DeviceInfo:
+        if native is None:
+            return default
         index = native if isinstance(native, int) else native.id
         return self.devices()[index]
 
@@ -187,7 +195,7 @@ class CupyBackend(Backend):
 
     def to_host_all(self, arrays: list[Array], copy: bool | None) -> list[Any]:
         moved: list[Any] = [None] * len(arrays)
-        small = [n for n, x in enumerate(arrays) if 0 < x.nbytes <= _SMALL]
+        small = [n for n, x in enumerate(arrays) if 0 < x.nbytes <= _SMALL and x.dtype.kind != "V"]  # NumPy lacks those
         for start in range(0, len(small), _BATCH):
             self._fetch({n: arrays[n] for n in small[start : start + _BATCH]}, moved)
         return moved
@@ -216,13 +224,14 @@ class CupyBackend(Backend):
     def adopt(self, x: Array, info: DeviceInfo) -> Array:
         # DLPack first: through it this stream waits for that of the other framework, whose CUDA array interface may
         # not name one.
+        taken = None
         with self.scope(info), contextlib.suppress(*_REFUSALS):
             if hasattr(type(x), "__dlpack__"):
-                return self.cupy.from_dlpack(x)
+                taken = self.cupy.from_dlpack(x)
         with self.scope(info), contextlib.suppress(*_REFUSALS):
-            if hasattr(x, "__cuda_array_interface__"):
-                return self.cupy.asarray(x)
-        return NotImplemented
+            if taken is None and hasattr(x, "__cuda_array_interface__"):
+                taken = self.cupy.asarray(x)
+        return NotImplemented if taken is None else self.place(taken, info, None)
 
     # -- reports -------------------------------------------------------------------------------------
 

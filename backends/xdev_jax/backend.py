@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from xdev.contract import Array, Backend, Capabilities, DeviceInfo, Finding, Node, host_memory
-from xdev.errors import BackendUnavailable, CopyRequiredError
+from xdev.errors import BackendUnavailable, CopyRequiredError, DTypeError
 from xdev.watching import WatchCallback, watch_methods
 
 __all__ = ["JaxBackend"]
@@ -77,9 +77,10 @@ class JaxBackend(Backend):
                 natives = list(self.jax.devices())
                 if natives[0].platform != "cpu":
                     natives += self.jax.devices("cpu")
-            except RuntimeError as error:
+            except (AssertionError, RuntimeError) as error:  # the former where a platform that was asked for is missing
                 raise BackendUnavailable(
-                    f"JAX is installed but finds no device: {error}. JAX_PLATFORMS=cpu uses the CPU"
+                    f"JAX is installed but finds no device{f': {error}' if str(error) else ''}. JAX_PLATFORMS=cpu uses "
+                    "the CPU"
                 ) from error
             self._infos = tuple(self._info(native) for native in natives)
         return self._infos
@@ -137,7 +138,8 @@ class JaxBackend(Backend):
 
     def wait_device(self, info: DeviceInfo) -> None:
         self.jax.effects_barrier()
-        (self.jax.device_put(0.0, info.native) + 0).block_until_ready()
+        for native in info.native.device_set if info.members else (info.native,):
+            (self.jax.device_put(0.0, native) + 0).block_until_ready()
 
     def memory(self, info: DeviceInfo) -> tuple[int, int] | None:
         natives = info.native.device_set if info.members else (info.native,)
@@ -169,8 +171,10 @@ class JaxBackend(Backend):
     def place(self, x: Array, info: DeviceInfo, copy: bool | None) -> Array:
         if isinstance(x, self.jax.Array):
             moved = self.jax.device_put(x, info.native)
-            if not copy or isinstance(x, self._tracer):
+            if isinstance(x, self._tracer):
                 return moved
+            if not copy:
+                return moved.block_until_ready() if info.kind == "cpu" else moved
             # It may stand on NumPy memory shared by copy=False, which may be written as soon as this returns.
             return self.clone(x) if self.pointer(moved) == self.pointer(x) else moved.block_until_ready()
         if copy is False and x.size:  # without elements there is nothing to share
@@ -178,6 +182,8 @@ class JaxBackend(Backend):
         return self.jax.device_put(_private(x), info.native)
 
     def place_all(self, arrays: list[Any], info: DeviceInfo, copy: bool | None) -> list[Array | None]:
+        if info.members:  # it may not divide among them
+            return [None] * len(arrays)
         held = {dtype for dtype in _NATIVE if self.holds(dtype.name, info)}
         plain = [type(x) is np.ndarray and x.dtype in held for x in arrays]
         moved = iter(self.jax.device_put([_private(x) for x, ok in zip(arrays, plain, strict=True) if ok], info.native))
@@ -205,9 +211,29 @@ class JaxBackend(Backend):
         return [np.array(x) if ok else None for x, ok in zip(arrays, plain, strict=True)]
 
     def clone(self, x: Array) -> Array:
-        copied = self.xp.array(x, copy=True)
+        copied = self.xp.array(x, dtype=x.dtype, copy=True)  # with a dtype it is no weak type, which compiles anew
         self.wait(copied)  # it copies asynchronously, and the memory beneath `x` may be NumPy's
         return copied
+
+    def bind(self, function: Callable[..., Any], name: str, info: DeviceInfo, creates: bool) -> Callable[..., Any]:
+        if name != "from_dlpack":
+            return super().bind(function, name, info, creates)
+
+        def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Array:
+            # JAX's own aliases aligned memory of NumPy in spite of copy=True, and truncates what it cannot hold.
+            there = info if device is None else self.describe(self.handle_of(device))
+            taken = x
+            if not isinstance(x, self.jax.Array):
+                taken = self.adopt(x, there)
+                taken = np.from_dlpack(x) if taken is NotImplemented else taken
+                if not self.holds(taken.dtype.name, there):
+                    raise DTypeError(
+                        f"from_dlpack got an array of {taken.dtype.name}, which JAX cannot hold; cast it before, or "
+                        'work within `with xdev.precision("float64"):`'
+                    )
+            return self.place(taken, there, copy)
+
+        return from_dlpack
 
     def pointer(self, x: Array) -> int | None:
         if isinstance(x, self._tracer) or len(x.sharding.device_set) != 1:
@@ -236,19 +262,39 @@ class JaxBackend(Backend):
         self, function: Callable[[list[Array]], tuple[Array, Any]], leaves: list[Array]
     ) -> tuple[Array, Any, list[Array]]:
         (value, aux), gradients = self.jax.value_and_grad(function, has_aux=True)(leaves)
-        return value, aux, gradients
+        return value, aux, list(map(self._beside, gradients, leaves))
+
+    def _beside(self, gradient: Array, leaf: Array) -> Array:
+        """Return a gradient where its argument is: one that JAX finds constant is made on the default device."""
+        if isinstance(gradient, self._tracer) or gradient.sharding == leaf.sharding:
+            return gradient
+        return self.jax.device_put(gradient, leaf.sharding)
 
     def vjp(
         self, function: Callable[[list[Array]], list[Array]], leaves: list[Array]
     ) -> tuple[list[Array], Callable[[list[Array]], list[Array]]]:
         outputs, pull = self.jax.vjp(function, leaves)
-        return outputs, lambda cotangents: pull(cotangents)[0]
+        return outputs, lambda cotangents: list(map(self._beside, pull(cotangents)[0], leaves))
+
+    def custom_vjp(
+        self,
+        function: Callable[[list[Array]], list[Array]],
+        forward: Callable[[list[Array]], tuple[list[Array], list[Array]]],
+        backward: Callable[[list[Array], list[Array]], list[Array | None]],
+    ) -> Callable[[list[Array]], list[Array]]:
+        ruled = self.jax.custom_vjp(function)
+        ruled.defvjp(forward, lambda residuals, cotangents: (backward(residuals, cotangents),))
+        return cast("Callable[[list[Array]], list[Array]]", ruled)
+
+    def remat(self, function: Callable[[list[Array]], list[Array]]) -> Callable[[list[Array]], list[Array]]:
+        return cast("Callable[[list[Array]], list[Array]]", self.jax.checkpoint(function))
 
     def stop_gradient(self, x: Array) -> Array:
         return self.jax.lax.stop_gradient(x)
 
     def jit(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
-        return cast("Callable[..., Any]", self.jax.jit(function, donate_argnums=donate))
+        # What is unused says where to compute all the same.
+        return cast("Callable[..., Any]", self.jax.jit(function, donate_argnums=donate, keep_unused=True))
 
     # -- reports -------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ __all__ = ["diagnose", "threads"]
 
 _PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 _FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+_WIDE = frozenset({"float64", "complex128", "int64", "uint64"})
 
 
 def diagnose(backend: Any) -> list[Finding]:
@@ -26,6 +27,7 @@ def diagnose(backend: Any) -> list[Finding]:
     return [
         *_preallocation(infos),
         *_wide_dtypes(config),
+        *_wide_arrays(backend.jax),
         *_default_device(config),
         *_matmul(config, any(info.kind != "cpu" for info in infos)),
     ]
@@ -58,9 +60,24 @@ def _wide_dtypes(config: Any) -> Iterator[Finding]:
     else:
         yield Finding(
             "note",
-            "x64 is off: JAX's own functions turn float64 into float32 without a word, and so does jit with a float64 "
-            "array that has left its x64 scope",
+            "x64 is off: JAX's own functions turn float64 into float32 without a word, and so does jax.jit with a "
+            "float64 array that has left its x64 scope",
             'Work with 64 bits within `with xdev.precision("float64"):`, and pull results to the host there.',
+        )
+
+
+def _wide_arrays(jax: Any) -> Iterator[Finding]:
+    if jax.config.jax_enable_x64:
+        return
+    found = [x for x in jax.live_arrays() if str(x.dtype) in _WIDE]
+    if found:
+        count = f"{len(found)} arrays" if len(found) > 1 else "an array"
+        dtypes = ", ".join(sorted({str(x.dtype) for x in found}))
+        yield Finding(
+            "warning",
+            f"JAX has {count} of {dtypes} ({sum(x.nbytes for x in found)} bytes) outside of the block in which it "
+            "computes in 64 bits: what its own functions make of that has 32",
+            'Compute with them within `with xdev.precision("float64"):`, or take them out of it by xdev.to_numpy.',
         )
 
 

@@ -82,6 +82,8 @@ class StrictBackend(Backend):
                 raise CopyRequiredError("it is read-only or a NumPy scalar")
             if not x.dtype.isnative:
                 raise CopyRequiredError("its byte order is not the machine's")
+            if any(stride % x.itemsize for stride in x.strides):
+                raise CopyRequiredError("its strides are no multiples of its item size")
             return self.xp.from_dlpack(x, device=info.handle, copy=False)
         # Writable memory shared by two frameworks is left to NumPy and torch; here arrays are the reader's own.
         return self.xp.asarray(np.array(x, dtype=x.dtype.newbyteorder("="), copy=True), device=info.handle)

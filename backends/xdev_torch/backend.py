@@ -201,7 +201,8 @@ class TorchBackend(Backend):
 
     def place_all(self, arrays: list[Any], info: DeviceInfo, copy: bool | None) -> list[Array | None]:
         from_numpy, array, dtypes = self.torch.from_numpy, np.ndarray, _NATIVE
-        plain = [type(x) is array and x.dtype in dtypes and x.flags.carray for x in arrays]
+        # The flag passes over the strides of axes of length 1, and torch does not.
+        plain = [type(x) is array and x.dtype in dtypes and x.flags.carray and 1 not in x.shape for x in arrays]
         if info.kind == "cpu":
             if copy:
                 return [from_numpy(x.copy()) if ok else None for x, ok in zip(arrays, plain, strict=True)]
@@ -232,7 +233,7 @@ class TorchBackend(Backend):
         return moved
 
     def to_host(self, x: Array) -> np.ndarray[Any, Any]:
-        x = x.detach().resolve_conj().resolve_neg().cpu()
+        x = self.plain(x).cpu()
         name = dtype_name(x.dtype)
         bits = _VIEWS.get(name)
         if bits is not None:
@@ -244,6 +245,9 @@ class TorchBackend(Backend):
 
     def pointer(self, x: Array) -> int | None:
         return int(x.data_ptr()) if x.layout is self.torch.strided else None
+
+    def plain(self, x: Array) -> Array:
+        return x.detach().resolve_conj().resolve_neg()
 
     def adopt(self, x: Array, info: DeviceInfo) -> Array:
         if info.kind not in ("cuda", "rocm") or not hasattr(type(x), "__dlpack__"):
@@ -272,6 +276,17 @@ class TorchBackend(Backend):
         self, function: Callable[[list[Array]], list[Array]], leaves: list[Array]
     ) -> tuple[list[Array], Callable[[list[Array]], list[Array]]]:
         return self._gradients.vjp(function, leaves)
+
+    def custom_vjp(
+        self,
+        function: Callable[[list[Array]], list[Array]],
+        forward: Callable[[list[Array]], tuple[list[Array], list[Array]]],
+        backward: Callable[[list[Array], list[Array]], list[Array | None]],
+    ) -> Callable[[list[Array]], list[Array]]:
+        return self._gradients.custom_vjp(function, forward, backward)
+
+    def remat(self, function: Callable[[list[Array]], list[Array]]) -> Callable[[list[Array]], list[Array]]:
+        return self._gradients.remat(function)
 
     def stop_gradient(self, x: Array) -> Array:
         return x.detach()

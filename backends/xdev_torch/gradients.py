@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["depth", "value_and_grad", "vjp"]
+__all__ = ["custom_vjp", "depth", "remat", "value_and_grad", "vjp"]
 
 depth: ContextVar[int] = ContextVar("xdev_torch gradient depth", default=0)
 """How many gradients are being taken around this call."""
@@ -31,18 +31,28 @@ def _finish(gradients: Any, leaves: list[Any], taken: Any = ()) -> list[Any]:
 
     Zeros stand where nothing arrived. The convention is xdev's: d/dRe - i d/dIm, not its conjugate.
     """
-    memory = {x.data_ptr() for x in taken}
+    held = {_memory(x) for x in taken}
     finished = []
     for gradient, leaf in zip(gradients, leaves, strict=True):
         if gradient is None:
             finished.append(torch.zeros_like(leaf))
             continue
-        own = _conj(gradient)
-        if own.data_ptr() in memory or 0 in own.stride():
+        own = _conj(gradient if gradient.layout is leaf.layout else gradient.to_dense())  # as that of a lookup
+        memory = _memory(own)
+        if memory is not None and (memory in held or 0 in own.stride()):
             own = own.clone(memory_format=torch.contiguous_format)
-        memory.add(own.data_ptr())
+            memory = _memory(own)
+        held.add(memory)
         finished.append(own)
     return finished
+
+
+def _memory(x: Any) -> int | None:
+    """Return the address of a tensor's memory; None if it has none of its own, as a sparse or a `torch.func` one."""
+    try:
+        return int(x.untyped_storage().data_ptr())
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _conj(x: Any) -> Any:
@@ -58,14 +68,14 @@ def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: lis
             inputs = _inputs(leaves, nested)
             value, aux = function(inputs)
             if not value.requires_grad:
-                return value.clone(), aux, [torch.zeros_like(leaf) for leaf in leaves]
+                return value.clone(), aux if nested else _detached(aux), [torch.zeros_like(leaf) for leaf in leaves]
             gradients = torch.autograd.grad(value, inputs, create_graph=nested, allow_unused=True)
     finally:
         depth.reset(token)
     gradients = _finish(gradients, leaves)
-    if nested:
-        return value, aux, gradients
-    return value.detach().clone(), _detached(aux), gradients  # detached alone, it may be a leaf's own memory
+    if nested:  # cloned, since the value may be a leaf's own memory
+        return value.clone(), aux, gradients
+    return value.detach().clone(), _detached(aux), gradients
 
 
 def _detached(aux: Any) -> Any:
@@ -103,3 +113,54 @@ def vjp(
             return _finish(gradients, leaves, taken)
 
     return outputs if nested else [out.detach() for out in outputs], pullback
+
+
+def remat(function: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
+    """Return the function in a form whose results on the way are computed again in backward."""
+    import torch.utils.checkpoint
+
+    def call(arrays: list[Any]) -> list[Any]:
+        made = torch.utils.checkpoint.checkpoint(lambda *xs: tuple(function(list(xs))), *arrays, use_reentrant=False)
+        return list(made)
+
+    return call
+
+
+class _Ruled(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
+    """A function of a list of tensors with a rule of its own.
+
+    What the forward rule saves is not connected to a graph. Where backward is differentiated in turn, that rule runs
+    again on the inputs, which are.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rules: Any, *arrays: Any) -> Any:
+        forward, ctx.backward_rule = rules
+        outputs, residuals = forward(list(arrays))
+        ctx.forward_rule = forward
+        ctx.count = len(arrays)
+        ctx.save_for_backward(*arrays, *residuals)
+        return tuple(x.view_as(x) if any(x is y for y in arrays) else x for x in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        arrays, residuals = list(ctx.saved_tensors[: ctx.count]), list(ctx.saved_tensors[ctx.count :])
+        if torch.is_grad_enabled():
+            residuals = ctx.forward_rule(arrays)[1]
+        pulled = ctx.backward_rule(residuals, [_conj(c) for c in cotangents])
+        return None, *(None if c is None else _conj(c) for c in pulled)
+
+
+def custom_vjp(
+    function: Callable[[list[Any]], list[Any]],
+    forward: Callable[[list[Any]], tuple[list[Any], list[Any]]],
+    backward: Callable[[list[Any], list[Any]], list[Any]],
+) -> Callable[[list[Any]], list[Any]]:
+    """Return the function with a gradient of its own."""
+
+    def call(arrays: list[Any]) -> list[Any]:
+        if not (torch.is_grad_enabled() and any(x.requires_grad for x in arrays)):
+            return function(arrays)
+        return list(_Ruled.apply((forward, backward), *arrays))
+
+    return call

@@ -47,6 +47,7 @@ def may_fetch(x: Any) -> bool:
         and x.device.type == "cuda"
         and x.layout is torch.strided
         and not (x.is_conj() or x.is_neg())
+        and x.dtype is not torch.bfloat16  # NumPy lacks it
         and 0 < x.nbytes <= SMALL
     )
 

@@ -312,3 +312,35 @@ def test_trees_of_other_structure_are_told(xp):
         optim.apply_updates([x], [x, x])
     with pytest.raises(GradientError, match=text.format("2 leaves", "1 leaf")):
         optimizer.update([x, x], optimizer.init([x]), [x, x])
+
+
+def test_the_norm_of_half_precision_does_not_overflow(xp, device):
+    """torch's clip_grad_norm_ has the norm 600 and the gradient 0.5 here; 300² is beyond float16."""
+    if not device.backend.holds("float16", device.info):
+        pytest.skip("no float16 there")
+    grads = [xp.asarray([300.0] * 4, dtype=xp.float16)]
+    assert float(optim.global_norm(grads)) == 600.0
+    clip = optim.clip_by_global_norm(1.0)
+    (clipped,), _ = clip.update(grads, clip.init(grads), grads)
+    assert clipped.dtype == xp.float16
+    assert_close(clipped, xp.asarray([0.5] * 4, dtype=xp.float16))
+
+
+def test_integers_before_the_parameters_do_not_matter(xp):
+    optimizer = optim.adamw(0.1)
+    params = {"a": xp.asarray([1], dtype=xp.int32), "w": xp.asarray([1.0, 2.0], dtype=xp.float32)}
+    grads = {"a": xp.asarray([0], dtype=xp.int32), "w": xp.asarray([1.0, 2.0], dtype=xp.float32)}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    alone, _ = optimizer.update([grads["w"]], optimizer.init([params["w"]]), [params["w"]])
+    assert_close(updates["w"], alone[0], rtol=0, atol=0)
+
+
+@pytest.mark.xdev_backends(scoped=False)
+@pytest.mark.parametrize("name", ["sgd", "adamw", "clip"])
+def test_updates_work_off_the_current_device(name, device):
+    optimizer = {
+        "sgd": optim.sgd(0.1, momentum=0.9), "adamw": optim.adamw(0.1), "clip": optim.clip_by_global_norm(1.0)
+    }[name]  # fmt: skip
+    params = [xdev.to_device(np.ones(3, np.float32), device)]
+    (update,), _ = optimizer.update(params, optimizer.init(params), params)
+    assert xdev.device_of(update) is device

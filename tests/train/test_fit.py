@@ -317,3 +317,50 @@ def test_nothing_that_was_evaluated_is_kept(device):
 def test_labels_out_of_range_in_validation_are_told(device):
     with pytest.raises(DataError, match=r"labels must be in \[0, 3\)"):
         _fit(device, validation=(X, Y + 9))
+
+
+@pytest.mark.parametrize("place", ["data", "validation"])
+def test_labels_out_of_range_are_named_where_the_loss_draws(device, place):
+    """A device that cannot check them gives NaN; what was trained so far is kept."""
+    x, good = np.ones((12, 4), np.float32), np.asarray([0, 1, 2] * 4)
+    bad = np.asarray([0, 1, 5] * 4)
+
+    def loss(model, batch, rng=None):
+        hidden = batch[0] if rng is None else ops.dropout(batch[0], rate=0.1, rng=rng)
+        return ops.cross_entropy(model(hidden), batch[1])
+
+    model = nn.MLP([4, 8, 3], rng=xdev.random.Generator(0, device))
+    given = {"data": (x, good), "validation": (x, good)} | {place: (x, bad)}
+    data = given.pop("data")
+    with pytest.raises(DataError, match=r"labels must be in \[0, 3\), got 5") as caught:
+        xdev.fit(model, loss, data, optimizer=optim.sgd(0.1), batch_size=4, shuffle=False, **given)
+    assert caught.value.result.model.layers[0].weight.shape == (4, 8)
+    with pytest.raises(DataError, match=r"labels must be in \[0, 3\), got 5"):
+        xdev.evaluate(model, loss, (x, bad))
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="the others compile nothing")
+def test_predict_compiles_a_model_of_xdevs_layers_once(device):
+    import jax.monitoring
+
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *args, **kwargs: compiled.append(name) if "backend_compile" in name else None
+    )
+    model = nn.MLP([4, 7, 2], rng=xdev.random.Generator(0, device))
+    x = np.ones((6, 4), np.float32)
+    first = xdev.predict(model, x)
+    compiled.clear()
+    assert_close(xdev.predict(model, x), first, rtol=0, atol=0)
+    assert compiled == []
+    jax.monitoring.clear_event_listeners()
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="the others compile nothing")
+def test_predict_sees_what_a_function_in_the_model_takes_from_outside(device):
+    scale = [2.0]
+    model = nn.Sequential([nn.Linear(2, 2, rng=xdev.random.Generator(0, device)), lambda x: x * scale[0]])
+    x = np.ones((3, 2), np.float32)
+    first = xdev.predict(model, x)
+    scale[0] = 4.0
+    assert_close(xdev.predict(model, x), first * 2.0)

@@ -29,6 +29,42 @@ def test_a_metric_that_is_a_parameter_is_that_of_its_step(device):
     assert result.history[0]["row"] == 2.0
 
 
+@pytest.mark.parametrize("make", [optim.sgd, lambda rate: optim.chain(optim.sgd(rate))], ids=["fused", "chain"])
+def test_a_metric_that_is_a_view_of_the_batch_is_that_of_its_step(device, make):
+    """A loader of the user's own may fill one buffer again and again."""
+    if not device.backend.capabilities.mutable:
+        pytest.skip("its arrays cannot be written to")
+    buffer = array(device, [0.0])
+
+    def batches():
+        for number in range(4):
+            buffer[...] = float(number)
+            yield buffer
+
+    def loss(model, batch):
+        xp = xdev.namespace(batch)
+        return xp.mean(model["t"] * batch), {"first": batch[0]}
+
+    result = xdev.fit({"t": array(device, 1.0)}, loss, batches(), optimizer=make(0.1))
+    assert result.history[0]["first"] == 1.5
+
+
+@pytest.mark.parametrize("make", [optim.sgd, lambda rate: optim.chain(optim.sgd(rate))], ids=["fused", "chain"])
+def test_a_buffer_that_is_the_batch_is_the_steps_own(device, make):
+    if not device.backend.capabilities.mutable:
+        pytest.skip("its arrays cannot be written to")
+
+    def loss(model, batch):
+        return xdev.namespace(batch).sum(model.w * batch), {}, dataclasses.replace(model, prev=batch)
+
+    optimizer = make(0.1)
+    state = xdev.TrainState.create(Lagged(array(device, [1.0]), array(device, [0.0])), optimizer)
+    batch = array(device, [5.0])
+    state, _ = xdev.make_step(loss, optimizer)(state, batch)
+    batch[...] = -1.0
+    assert float(state.model.prev[0]) == 5.0
+
+
 @pytest.mark.parametrize("pick", [lambda m: m["t"], lambda m: xdev.namespace(m["t"]).reshape(m["t"], ())])
 def test_a_loss_that_is_a_parameter_is_that_of_its_step(device, pick):
     result = xdev.fit(

@@ -337,3 +337,14 @@ def test_an_optimizer_that_knows_the_models_tree_is_told(device):
     optimizer = optax.multi_transform({"a": optax.sgd(0.1)}, {"w": "a"})
     with pytest.raises(ArrayTypeError, match="given the list of the 1 arrays that are trained, not"):
         xdev.TrainState.create({"w": device.xp.ones(2)}, optimizer)
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="the others have no weak types")
+def test_parameters_of_weak_type_compile_once(xp):
+    jnp = pytest.importorskip("jax.numpy")
+    optimizer = optim.sgd(0.1)
+    state = xdev.TrainState.create({"w": jnp.array(0.3)}, optimizer)
+    step = xdev.make_step(lambda m, b: (m["w"] * b).sum(), optimizer)
+    for _ in range(3):
+        state, _ = step(state, xp.ones(2))
+    assert step.compilations == 1

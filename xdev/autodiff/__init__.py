@@ -2,12 +2,13 @@
 
 Read in this order: `array` (what is traced), `tape` (what is recorded, and the walk back), `record` (functions that
 record themselves), `rules/` (tables: the gradients), `namespace` (all functions of the standard), `engine`
-(`value_and_grad`, `vjp`), `primitive` (functions with a rule of their own).
+(`value_and_grad`, `vjp`), `primitive` (functions with a rule of their own), `custom` (those that users make).
 """
 
 from __future__ import annotations
 
 from .array import TracedArray
+from .custom import custom_vjp, remat
 from .engine import lift, stop_gradient, value_and_grad, vjp
 from .namespace import TracedNamespace, traced_namespace
 from .primitive import Primitive
@@ -18,8 +19,10 @@ __all__ = [
     "TracedArray",
     "TracedNamespace",
     "covered_names",
+    "custom_vjp",
     "differentiable_names",
     "lift",
+    "remat",
     "stop_gradient",
     "traced_namespace",
     "value_and_grad",

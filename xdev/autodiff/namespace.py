@@ -28,10 +28,10 @@ class NativeNamespace:
 
     def __getattr__(self, name: str) -> Any:
         if name in INTERNAL:
-            backend = getattr(self._native, "_backend", None)
+            bind = getattr(self._native, "_bind", None)
             value: Any = functools.partial(INTERNAL[name], self)
-            if backend is not None:  # enters the device, where the framework needs that
-                value = backend.bind(value, name, self._native._info, False)
+            if bind is not None:  # enters the device, where the framework needs that
+                value = bind(value, name, False)
         else:
             value = getattr(self._native, name)
         self.__dict__[name] = value

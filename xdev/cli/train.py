@@ -89,7 +89,7 @@ def train_digits(options: Options, *, as_json: bool) -> bool:
     else:
         summary.show(screen, runs, [(s.where, s.reason, s.failed) for s in skipped])
     if not runs:
-        screen.print("no device could be used", style="red")
+        screen.print("no run finished" if any(s.failed for s in skipped) else "no device could be used", style="red")
     return bool(runs) and not any(s.failed for s in skipped)
 
 

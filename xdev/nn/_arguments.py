@@ -7,7 +7,7 @@ from typing import Any
 from ..contract import dtype_name
 from ..device import Device, device
 from ..errors import ArrayTypeError, DataError, DTypeError, a
-from ..namespaces import default_float
+from ..floating import default_name
 from ..options import need_integer, need_number
 from ..random import Generator
 
@@ -53,7 +53,7 @@ def need_eps(layer: str, eps: Any) -> Any:
 
 def filled(layer: str, where: Device, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
     """Return an array of one value, of float32 or what `xdev.precision` says, unless a dtype is given."""
-    name = dtype_name((default_float.get() or "float32") if dtype is None else dtype)
+    name = default_name(where.backend, where.info, str(where)) if dtype is None else dtype_name(dtype)
     if name not in FLOATS:
         raise DTypeError(f"{layer} got dtype {name}, expected one of {', '.join(FLOATS)}")
     if not where.backend.holds(name, where.info):

@@ -8,7 +8,7 @@ from typing import Any
 from ..contract import dtype_name
 from ..device import namespace
 from ..errors import ConfigurationError, DataError
-from ..namespaces import default_float
+from ..floating import default_float
 from ._checks import check_arrays, check_indices, check_integer, is_integer
 from ._dispatch import Op
 

@@ -6,6 +6,8 @@ is touched; leaves tied within a model stay tied.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from ..contract import dtype_name
-from ..device import namespace
+from ..contract import Backend, dtype_name
+from ..device import device_of_array, namespace, native_of
 from ..differentiation import is_complex, is_differentiable
 from ..errors import ArrayTypeError, GradientError, a
 from ..ops._checks import widen
@@ -48,6 +50,26 @@ class Optimizer:
     update: Callable[[Any, Any, Any], tuple[Any, Any]]
     fused: str | None = None
     hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "init", _where_arrays_are(self.init))
+        object.__setattr__(self, "update", _where_arrays_are(self.update))
+
+
+def _where_arrays_are(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that enters the device of its last argument, for frameworks that compute on a current one."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        leaf = next((leaf for leaf in tree.leaves(args[-1:]) if is_differentiable(leaf)), None)
+        owned = None if leaf is None else native_of(leaf)
+        if owned is None or type(owned[0]).scope is Backend.scope:
+            return function(*args, **kwargs)
+        device = device_of_array(*owned)
+        with contextlib.nullcontext() if device is None else device.scope():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def map_trainable(function: Callable[..., Any], params: Any, *rest: Any, other: Callable[[Any], Any]) -> Any:
@@ -197,13 +219,10 @@ def rate(learning_rate: ScalarOrSchedule, count: Any) -> Any:
     return learning_rate(count) if callable(learning_rate) else learning_rate
 
 
-def real_dtype(xp: Any, dtype: Any) -> Any:
-    """Return the dtype of scalars that go with numbers of a dtype: real, and float32 at least."""
-    name = _SCALARS.get(dtype_name(dtype))
-    return dtype if name is None else getattr(xp, name)
-
-
-_SCALARS = {"float16": "float32", "bfloat16": "float32", "complex64": "float32", "complex128": "float64"}
+def scalar_dtype(xp: Any, params: Any) -> Any:
+    """Return the dtype of scalars that go with parameters: real, and float32 at least."""
+    names = {dtype_name(x.dtype) for x in tree.leaves(params) if is_differentiable(x)}
+    return xp.float64 if names & {"float64", "complex128"} else xp.float32
 
 
 def squared(x: Any) -> Any:

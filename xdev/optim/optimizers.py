@@ -12,11 +12,10 @@ from .base import (
     Optimizer,
     ScalarOrSchedule,
     counter,
-    first_array,
     map_trainable,
     need_rate,
     rate,
-    real_dtype,
+    scalar_dtype,
     scaled,
     squared,
     widened,
@@ -258,7 +257,7 @@ def _adam(
             state.nu, other=zeros_like,
         )  # fmt: skip
         xp = namespace(count)
-        power = xp.astype(count, real_dtype(xp, first_array(params).dtype))
+        power = xp.astype(count, scalar_dtype(xp, params))
         first, second = _unbias(b1, power), _unbias(b2, power)
 
         def direction(p: Any, m: Any, v: Any) -> Any:

@@ -11,7 +11,7 @@ from ..device import namespace
 from ..differentiation import is_differentiable
 from ..errors import ArrayTypeError, GradientError, a
 from ..options import need_integer, need_number, shown
-from .base import Optimizer, map_trainable, scaled, squared, zeros_like
+from .base import Optimizer, map_trainable, scaled, squared, widened, zeros_like
 
 __all__ = ["clip_by_global_norm", "cosine_decay", "global_norm", "linear_warmup", "scale"]
 
@@ -45,7 +45,7 @@ def global_norm(grads: Any, /) -> Any:
     for leaf in tree.unique(tree.leaves(grads))[0]:
         if not is_differentiable(leaf):
             continue
-        square = namespace(leaf).sum(squared(leaf))
+        square = namespace(leaf).sum(squared(widened(leaf)))
         total = square if total is None else total + square
     if total is None:
         raise GradientError(f"global_norm needs at least one floating array, got {shown(grads)}")
@@ -92,9 +92,14 @@ def clip_by_global_norm(max_norm: float, /) -> Optimizer:
         norm = global_norm(grads)
         xp = namespace(norm)
         factor = max_norm / xp.where(norm > max_norm, norm, xp.full_like(norm, max_norm))
-        return map_trainable(lambda p, g: scaled(g, factor), params, grads, other=zeros_like), state
+        return map_trainable(lambda p, g: _clipped(g, factor), params, grads, other=zeros_like), state
 
     return Optimizer(lambda params: (), update)
+
+
+def _clipped(g: Any, factor: Any) -> Any:
+    out = scaled(widened(g), factor)  # the factor itself may be below what half precision holds
+    return out if out.dtype == g.dtype else namespace(g).astype(out, g.dtype)
 
 
 def scale(factor: float, /) -> Optimizer:

@@ -56,6 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "or not on those, for the reason; `fails` maps a backend to why the test is known to fail there; "
         "scoped=False leaves it to what is tested to make the device current.",
     )
+    # First in the list, so that a suite's own filters decide otherwise.
+    config.getini("filterwarnings").insert(0, "error::xdev.errors.PromotionWarning")
     if _asked(config) is not None:
         choices(config)  # what was asked for and cannot be had ends the run here, before any test
 

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .. import transfer, tree
+from .. import registry, transfer, tree
 from ..data import Loader
 from ..data.convert import float_dtype
 from ..device import Device, common_device, native_of
 from ..device import device as find_device
 from ..errors import ArrayTypeError, DataError, a
+from ..floating import holding
+from ..nn import Module
+from ..ops._dispatch import Op
 from ..transform import jit
 from .arguments import check_batch_size, check_evaluated, check_metrics, check_names
 from .step import parts
 
-__all__ = ["compiled", "evaluate", "in_batches", "means", "predict"]
+__all__ = ["check_on_host", "compiled", "evaluate", "in_batches", "means", "predict"]
 
 
 def evaluate(
     model: Any, loss: Any, data: Any, *, batch_size: int | None = None, device: Any = None
 ) -> dict[str, float]:
     """Return the mean loss and metrics of a model over data.
+
+    Where the backend compiles, each call does, since what the loss takes from outside may have changed; `fit` compiles
+    its validation once.
 
     Parameters
     ----------
@@ -63,9 +72,27 @@ def evaluate(
     check_evaluated("evaluate", loss)
     check_batch_size(data, batch_size, "evaluate")
     where = _place(model, device)
-    with where.scope(), where.backend.precision(float_dtype(model) or "float32"):
+    with where.scope(), _precision(where, model, data):
         model = _moved(model, where)
-        return means(compiled(loss), model, in_batches(data, batch_size, where, model))
+        batches = in_batches(data, batch_size, where, model)
+        found = means(compiled(loss), model, batches)
+        if not math.isfinite(found["loss"]):
+            check_on_host(loss, model, batches)
+        return found
+
+
+def check_on_host(loss: Callable[..., Any], model: Any, batches: Any, rng: Any = None) -> None:
+    """Compute losses on the host: what the device could not check without waiting is checked there, and raises."""
+    if not isinstance(batches, Loader):
+        return
+    model = transfer.to_numpy(model)
+    for batch in batches:
+        try:
+            loss(model, transfer.to_numpy(batch), *(() if rng is None else (rng,)))
+        except DataError:
+            raise
+        except Exception:  # noqa: BLE001  a loss in a framework's own terms does not run on the host
+            return
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,13 +170,36 @@ def predict(model: Any, x: Any, *, batch_size: int | None = None, device: Any = 
     check_batch_size(x, batch_size, "predict")
     where = _place(model, device)
     chunks = []
-    with where.scope(), where.backend.precision(float_dtype(model) or "float32"):
+    with where.scope(), _precision(where, model, x):
         model = _moved(model, where)
-        call = compiled(lambda model, batch: model(batch))
+        call = _applied if takes_nothing_from_outside(model) else compiled(_apply)
         for batch in in_batches(x, batch_size, where, model):
             chunks.append(transfer.to_numpy(call(model, batch)))
             _check_rows(chunks[-1], tree.leaves(batch)[0].shape[0])
     return tree.map(lambda *parts_: np.concatenate(parts_), *chunks)
+
+
+def _apply(model: Any, batch: Any) -> Any:
+    return model(batch)
+
+
+_applied = jit(_apply)
+"""For models that are the same function whenever they look the same: they are compiled once, not once a call."""
+
+
+def takes_nothing_from_outside(model: Any) -> bool:
+    """Return whether a model is made of xdev's own layers and functions, which hold all that they compute with."""
+    if isinstance(model, Module):
+        return _is_mine(type(model)) and all(map(takes_nothing_from_outside, vars(model).values()))
+    if isinstance(model, list | tuple):
+        return all(map(takes_nothing_from_outside, model))
+    if callable(model):
+        return isinstance(model, Op) or (isinstance(model, types.FunctionType) and _is_mine(model))
+    return not isinstance(model, dict)
+
+
+def _is_mine(x: Any) -> bool:
+    return bool(x.__module__.partition(".")[0] == __name__.partition(".")[0])
 
 
 def _check_rows(results: Any, rows: int) -> None:
@@ -170,6 +220,14 @@ def _has_arrays(model: Any) -> bool:
 def _moved(model: Any, device: Device) -> Any:
     """Return the model on the device; a plain function as it is."""
     return transfer.to_device(model, device) if _has_arrays(model) else model
+
+
+def _precision(where: Device, model: Any, data: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which the framework holds the model's dtype; a plain function's is that of data there."""
+    dtype = float_dtype(model)
+    if dtype is None:
+        return holding(where.backend, [x for x in tree.leaves(data) if registry.find_backend(x) is where.backend])
+    return where.backend.precision(dtype)
 
 
 def _place(model: Any, device: Any) -> Device:

@@ -29,7 +29,7 @@ from .arguments import (
     check_names,
     check_options,
 )
-from .evaluation import compiled, in_batches, means
+from .evaluation import check_on_host, compiled, in_batches, means
 from .result import Callback, FitResult, Timing
 from .signature import check_loss
 from .state import TrainState
@@ -115,6 +115,11 @@ def fit(
     DeviceMismatchError
         If the loss mixes in arrays from another device.
 
+    Warns
+    -----
+    PromotionWarning
+        If the loss, or the model after the first step, is float64 and the model was not.
+
     Examples
     --------
     >>> import numpy as np, xdev
@@ -155,7 +160,7 @@ def fit(
             try:
                 with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told as NonFiniteLossError
                     run.train(loader, epochs, log_every)
-            except NonFiniteLossError as error:
+            except (NonFiniteLossError, DataError) as error:
                 error.result = run.result(transfers, notes)
                 raise
     return run.result(transfers, notes)
@@ -255,7 +260,7 @@ class _Run:
         if self._validation is not None and bad is None:
             scores = means(self._validated, self.state.model, self._validation)
             if not math.isfinite(scores["loss"]):
-                self._check_data(self._validation)
+                check_on_host(self._loss, self.state.model, self._validation)
             record |= {f"val_{name}": value for name, value in scores.items()}
         self.history.append(record)
         self._timing.bring_back += clock.lap()
@@ -279,26 +284,14 @@ class _Run:
         self._stopped = True
         if self._on_nonfinite == "stop":
             return
-        self._check_data(loader)
+        rng = transfer.to_numpy(self.state.rng()) if self._step.takes_rng else None
+        check_on_host(self._loss, self.state.model, loader, rng)
         raise NonFiniteLossError(
             f"the loss became {value} at step {step} (seen at step {done}); the model of step {self.state.step} is in "
             "this error's .result. Lower the learning rate, clip the gradients "
             "(optim.chain(optim.clip_by_global_norm(1.0), ...)), or look at that batch: labels out of range give NaN "
             'too where they cannot be checked. on_nonfinite="stop" returns the result, "continue" goes on'
         )
-
-    def _check_data(self, loader: Any) -> None:
-        """Compute losses on the host: what the device could not check without waiting is checked there."""
-        if not isinstance(loader, Loader):
-            return
-        model = transfer.to_numpy(self.state.model)
-        for batch in loader:
-            try:
-                self._loss(model, transfer.to_numpy(batch), *((self.state.rng(),) if self._step.takes_rng else ()))
-            except DataError:
-                raise
-            except Exception:  # noqa: BLE001  a loss in a framework's own terms does not run on the host
-                return
 
 
 def _pull(window: list[dict[str, Any]]) -> dict[str, list[float]]:

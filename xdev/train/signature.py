@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ArrayTypeError, GradientError, a
 
-__all__ = ["can_take", "check_loss", "takes_rng"]
+__all__ = ["can_take", "check_loss", "takes_rng", "takes_value"]
 
 
 def takes_rng(loss: Callable[..., Any]) -> bool:
@@ -21,6 +21,15 @@ def takes_rng(loss: Callable[..., Any]) -> bool:
     if len(positional) >= 3:
         return positional[2].default is inspect.Parameter.empty or positional[2].name == "rng"
     return False
+
+
+def takes_value(update: Callable[..., Any]) -> bool:
+    """Return whether an optimizer's update takes the loss as the keyword `value`, and gradients as `grad`."""
+    try:
+        inspect.signature(update).bind(None, None, None, value=None, grad=None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def check_loss(loss: Any) -> None:

@@ -9,6 +9,7 @@ from ..contract import Array, Backend, dtype_name
 from ..device import Device, common_device
 from ..differentiation import is_complex, is_differentiable
 from ..errors import ArrayTypeError, GradientError, StaleStateError
+from ..floating import holding, is_wide
 from ..optim import Optimizer
 from ..random import Generator
 from ..tree_marks import trainable_mask
@@ -30,6 +31,7 @@ class ModelSpec:
         counts = {"param": 0, "other": 0}
         self.has_complex = False
         self.fusable = True
+        self.wide = any(map(is_wide, leaves))
         for leaf, allowed in zip(leaves, mask, strict=True):
             if registry.find_backend(leaf) is None:
                 self._slots.append(("static", leaf))
@@ -171,9 +173,9 @@ class TrainState:
                 "xdev.nn.unfreeze gives frozen ones back"
             )
         backend = device.backend
-        with device.scope():
-            params = [backend.clone(x) for x in params]
-            others = [backend.clone(x) for x in others]
+        with device.scope(), holding(backend, [*params, *others]):
+            params = [backend.clone(backend.stop_gradient(x)) for x in params]
+            others = [backend.clone(backend.stop_gradient(x)) for x in others]
             opt_state = _start(optimizer, params, backend)
         return cls(spec, params, others, opt_state, 0, seed, device, optimizer)
 
@@ -230,7 +232,7 @@ class TrainState:
         def clone(leaf: Any) -> Any:
             return leaf if registry.find_backend(leaf) is None else backend.clone(leaf)
 
-        with self.device.scope():
+        with self.device.scope(), holding(backend, [*self._params, *self._others]):
             params, others = [clone(x) for x in self._params], [clone(x) for x in self._others]
             opt_state = tree.map(clone, self.opt_state)
         return TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device, self.optimizer)

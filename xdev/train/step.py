@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from .. import registry, tree
-from ..contract import Array, Backend
+from ..contract import Array, Backend, dtype_name
 from ..device import common_device, namespace
 from ..differentiation import constants, differentiate, is_complex, take_apart
 from ..errors import ArrayTypeError, GradientError, TrainingError, a
 from ..explanation import explained
+from ..floating import default_float
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
-from .signature import check_loss, takes_rng
+from .promotion import warn_of_promotion
+from .signature import check_loss, takes_rng, takes_value
 from .state import Flattened, ModelSpec, TrainState
 
 __all__ = ["Step", "make_step", "parts"]
 
 Rebuild = Callable[[list[Array]], Any]
+_NOTHING = contextlib.nullcontext()
 
 
 def make_step(loss: Callable[..., Any], optimizer: Any) -> Step:
@@ -50,6 +54,11 @@ def make_step(loss: Callable[..., Any], optimizer: Any) -> Step:
         If the loss cannot be called with a model and a batch; when called, if it is not a real floating scalar.
     DeviceMismatchError
         When called: if the batch is not where the state is.
+
+    Warns
+    -----
+    PromotionWarning
+        In the first call: if the loss, or the model after the step, is float64 and the model was not.
 
     Examples
     --------
@@ -86,7 +95,9 @@ class Step:
         self.loss = loss
         self.optimizer = optimizer
         self.takes_rng = takes_rng(loss)
+        self._takes_value = not isinstance(optimizer, Optimizer) and takes_value(optimizer.update)
         self.compilations = 0
+        self._begun = False
         self._optimizers: list[Any] = [optimizer]
         self._compiled: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
 
@@ -98,13 +109,21 @@ class Step:
             if registry.owners.get(type(leaf)) is not backend:
                 _check_batch(state, batch)
                 break
-        if not any(state.optimizer is known for known in self._optimizers):
-            self._check_optimizer(state)
+        dtypes = () if self._begun else [dtype_name(x.dtype) for x in (*params, *others)]
         roots = lambda: [("model", state.model), ("batch", batch)]  # noqa: E731
-        with explained(backend, roots, self.loss), state.device.scope():
+        # A model of float64 may have left the block of xdev.precision in which it was made.
+        wide = backend.precision("float64") if state.spec.wide else _NOTHING
+        with explained(backend, roots, self.loss), state.device.scope(), wide:
+            if not any(state.optimizer is known for known in self._optimizers):
+                self._check_optimizer(state)
             if type(backend).jit is Backend.jit:
-                return self._eager(state, backend, params, others, state.opt_state, batch)
-            return self._compiled_step(state, backend, params, others, leaves, treedef)
+                after, metrics = self._eager(state, backend, params, others, state.opt_state, batch)
+            else:
+                after, metrics = self._compiled_step(state, backend, params, others, leaves, treedef)
+        if not self._begun:
+            self._begun = True
+            warn_of_promotion(self.loss, metrics["loss"], batch, dtypes, after)
+        return after, metrics
 
     def _check_optimizer(self, state: TrainState) -> None:
         """Refuse a state that was made for an optimizer whose state has another structure."""
@@ -128,20 +147,20 @@ class Step:
         batch: Any,
     ) -> tuple[TrainState, dict[str, Any]]:
         rng = state.rng() if self.takes_rng else None
-        value, grads, metrics, others = self._gradients(backend, state.spec, params, others, batch, rng)
+        value, grads, metrics, new = self._gradients(backend, state.spec, params, others, batch, rng)
+        # What the loss returned may be, or view, parameters and the batch, which are written to later.
+        kept = {id(x) for x in others}
+        others = [x if id(x) in kept else backend.clone(x) for x in new]
+        arrays, rebuild = _parts_of(metrics)
+        metrics = rebuild([x if (owner := registry.find_backend(x)) is None else owner.clone(x) for x in arrays])
         optimizer = self.optimizer
         update = None
         if isinstance(optimizer, Optimizer) and optimizer.fused and state.spec.fusable:
             update = backend.update(optimizer.fused)
         if update is not None and not callable(optimizer.hyper["learning_rate"]):
-            # What the loss returned may be, or view, parameters, which are about to be overwritten.
-            kept = {id(x) for x in state.others}
-            others = [x if id(x) in kept else backend.clone(x) for x in others]
-            arrays, rebuild = _parts_of(metrics)
-            metrics = rebuild([backend.clone(x) if registry.find_backend(x) is backend else x for x in arrays])
             opt_state = update(params, grads, opt_state, **optimizer.hyper)
         else:
-            updates, opt_state = optimizer.update(grads, opt_state, params)
+            updates, opt_state = self._update(grads, opt_state, params, value)
             params = apply_updates(params, updates)
         return state.succeed(params, others, opt_state), {"loss": value, **metrics}
 
@@ -161,7 +180,7 @@ class Step:
         rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
         # With the shapes, since metrics that are no arrays may depend on them.
         shapes = [(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else type(leaf) for leaf in leaves]
-        key = (backend, state.spec, treedef, opt_treedef, *shapes)
+        key = (backend, state.spec, treedef, opt_treedef, default_float.get(), *shapes)
         found = self._compiled.get(key)
         if found is None:
             found = self._compile(backend, state.spec, treedef, opt_treedef, rng_treedef)
@@ -188,7 +207,7 @@ class Step:
                 batch = tree.unflatten(treedef, leaves)
                 value, grads, metrics, new_others = self._gradients(backend, spec, params, others, batch, rng)
                 opt_state = tree.unflatten(opt_treedef, opt_leaves)
-                updates, opt_state = self.optimizer.update(grads, opt_state, params)
+                updates, opt_state = self._update(grads, opt_state, params, value)
                 params = apply_updates(params, updates)
                 arrays, rebuild = _parts_of(metrics)
             box[:] = [rebuild]
@@ -198,6 +217,12 @@ class Step:
         return backend.jit(step, donate=(0, 2)), box
 
     # -- both ----------------------------------------------------------------------------------------
+
+    def _update(self, grads: list[Array], opt_state: Any, params: list[Array], value: Array) -> tuple[Any, Any]:
+        """Return updates and the optimizer's state; some of optax's transformations want the loss as well."""
+        extra = {"value": value, "grad": grads} if self._takes_value else {}
+        found: tuple[Any, Any] = self.optimizer.update(grads, opt_state, params, **extra)
+        return found
 
     def _gradients(
         self,

@@ -1,0 +1,140 @@
+"""`jvp`, `jacobian`, `hessian` and `hvp` on every backend, against JAX in float64."""
+
+import numpy as np
+import pytest
+
+import xdev
+from xdev.errors import GradientError
+from xdev.testing import assert_close
+
+jax = pytest.importorskip("jax")
+
+RNG = np.random.default_rng(0)
+POINT = {"w": RNG.normal(size=(3, 2)), "b": RNG.normal(size=2)}
+DIRECTION = {"w": RNG.normal(size=(3, 2)), "b": RNG.normal(size=2)}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with xdev.precision("float64"):
+        yield
+
+
+def layers(t):
+    xp = xdev.namespace(t["w"], t["b"])
+    return {"y": xp.matmul(xp.sin(t["w"]), t["b"]), "z": t["b"] ** 3}
+
+
+def loss(t):
+    xp = xdev.namespace(t["w"], t["b"])
+    return xp.sum(xp.matmul(xp.sin(t["w"]), t["b"])) ** 2
+
+
+def jax_layers(t):
+    return {"y": jax.numpy.sin(t["w"]) @ t["b"], "z": t["b"] ** 3}
+
+
+def jax_loss(t):
+    return (jax.numpy.sin(t["w"]) @ t["b"]).sum() ** 2
+
+
+def oracle(function, *args):
+    with jax.enable_x64(True):
+        return xdev.to_numpy(function(*jax.tree.map(jax.numpy.asarray, args)))
+
+
+def there(tree, device):
+    return xdev.to_device(tree, device, copy=True)
+
+
+def same(found, expected):
+    assert_close(xdev.to_numpy(found), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_jvp(device):
+    value, tangent = xdev.jvp(layers, (there(POINT, device),), (there(DIRECTION, device),))
+    want_value, want = oracle(lambda t, v: jax.jvp(jax_layers, (t,), (v,)), POINT, DIRECTION)
+    same(value, want_value)
+    same(tangent, want)
+
+
+def test_jacobian(device):
+    same(xdev.jacobian(layers)(there(POINT, device)), oracle(jax.jacobian(jax_layers), POINT))
+
+
+def test_jacobian_by_several_arguments(device):
+    def product(x, n, y):
+        return x * y * n
+
+    x, y = there(POINT["b"], device), there(DIRECTION["b"], device)
+    by_x, by_y = xdev.jacobian(product, argnums=(0, 2))(x, 3.0, y)
+    same(by_x, np.diag(3 * DIRECTION["b"]))
+    same(by_y, np.diag(3 * POINT["b"]))
+
+
+def test_hessian(device):
+    same(xdev.hessian(loss)(there(POINT, device)), oracle(jax.hessian(jax_loss), POINT))
+
+
+def test_hvp(device):
+    (found,) = xdev.hvp(loss, (there(POINT, device),), (there(DIRECTION, device),))
+    same(found, oracle(lambda t, v: jax.jvp(jax.grad(jax_loss), (t,), (v,))[1], POINT, DIRECTION))
+
+
+def test_third_order(device):
+    x = there(POINT["b"], device)
+    third = xdev.jacobian(xdev.hessian(lambda x: xdev.namespace(x).sum(x**4)))(x)
+    same(third, oracle(jax.jacobian(jax.hessian(lambda x: (x**4).sum())), POINT["b"]))
+
+
+def test_complex_directions(device):
+    z, v = np.asarray([1 + 2j, 3 - 1j]), np.asarray([1j, 1 + 0j])
+    _, tangent = xdev.jvp(lambda z: z * z, (there(z, device),), (there(v, device),))
+    same(tangent, 2 * z * v)
+
+
+def test_what_is_not_differentiated_has_zeros(device):
+    point = there({"x": POINT["b"], "n": np.asarray([1, 2])}, device) | {"k": 3}
+    direction = there({"x": DIRECTION["b"], "n": np.asarray([0, 0])}, device) | {"k": 0}
+
+    def f(t):
+        return {"y": t["x"] * t["k"], "n": t["n"]}
+
+    value, tangent = xdev.jvp(f, (point,), (direction,))
+    same(tangent["y"], 3 * DIRECTION["b"])
+    assert xdev.to_numpy(value["n"]).tolist() == [1, 2]
+    assert xdev.to_numpy(tangent["n"]).tolist() == [0, 0]
+    (found,) = xdev.hvp(lambda t: xdev.namespace(t["x"]).sum(t["x"] ** 3), (point,), (direction,))
+    same(found["x"], 6 * POINT["b"] * DIRECTION["b"])
+
+
+def test_empty_and_scalar_arrays(device):
+    xp = device.xp
+    assert tuple(xdev.jacobian(lambda x: x * 2)(xp.zeros((0, 3))).shape) == (0, 3, 0, 3)
+    assert xdev.item(xdev.hessian(lambda x: x**3)(xp.asarray(2.0))) == 12.0
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda x: xdev.jvp(abs, x, (x,)), r"primals is a ndarray, expected a tuple with one entry an argument"),
+        (lambda x: xdev.jvp(abs, (x,), (x, x)), "there are 1 primals and 2 tangents"),
+        (lambda x: xdev.jvp(abs, (x,), ({"x": x},)), "expected that of the primals"),
+        (
+            lambda x: xdev.hvp(abs, (x,), (x[:1],)),
+            r"tangents\[0\] is float64 of shape \(1,\), expected float64 of shape \(2,\), as its primal",
+        ),
+        (
+            lambda x: xdev.jvp(abs, (x,), (x.astype("float32"),)),
+            r"tangents\[0\] is float32 of shape \(2,\), expected float64 of shape \(2,\)",
+        ),
+        (
+            lambda x: xdev.jacobian(lambda x: (x, 3))(x),
+            "jacobian takes functions that return floating arrays, and one is an int",
+        ),
+        (lambda x: xdev.jacobian(lambda x: x > 0)(x), "and one is an array of bool"),
+    ],
+)
+def test_bad_input(call, text):
+    with pytest.raises(GradientError, match=text):
+        call(np.ones(2))

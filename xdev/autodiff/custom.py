@@ -1,0 +1,145 @@
+"""Functions that one record stands for: those with a rule of their own, and those that backward computes again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import GradientError
+from .array import TracedArray
+from .engine import lift, vjp
+from .primitive import Primitive
+from .record import innermost
+from .tape import Tape
+
+__all__ = ["custom_vjp", "remat"]
+
+Leaves = list[Any]
+
+
+class _Saved(tuple[Any, ...]):
+    """The outputs of a function, and beside them what its rule gets."""
+
+    residuals: Leaves
+
+
+def custom_vjp(
+    name: str,
+    function: Callable[[Leaves], Leaves],
+    forward: Callable[[Leaves], tuple[Leaves, Leaves]],
+    backward: Callable[[Leaves, Leaves], Leaves],
+    arrays: Leaves,
+    /,
+) -> Leaves:
+    """Compute a function of a list of arrays that has a rule of its own.
+
+    Parameters
+    ----------
+    name : str
+        Its name in errors.
+    function : callable
+        Takes the arrays, returns the outputs; runs where nothing is differentiated.
+    forward : callable
+        Takes the arrays, returns (outputs, residuals), two lists of arrays.
+    backward : callable
+        Takes residuals and the cotangents of the outputs, returns a cotangent per array, None where there is none.
+    arrays : list of arrays
+        Traced or not.
+
+    Returns
+    -------
+    list of arrays
+        The outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev.autodiff import value_and_grad
+    >>> from xdev.autodiff.custom import custom_vjp
+    >>> rule = lambda xs: (xs, []), lambda _, gs: [2 * g for g in gs]
+    >>> value_and_grad(lambda xs: (custom_vjp("double", list, *rule, xs)[0], None), [np.asarray(3.0)])[2]
+    [array(2.)]
+    """
+    _, tape = innermost(arrays)
+    if tape is None:
+        return function(arrays)
+
+    def run(xp: Any, *values: Any) -> tuple[tuple[Any, ...], _Saved]:
+        outputs, residuals = forward(_on_one_level(values))
+        _check_outside(name, outputs, tape)
+        saved = _Saved(outputs)
+        saved.residuals = residuals
+        return tuple(outputs), saved
+
+    def rule(xp: Any, g: Leaves, saved: _Saved, *args: Any, needs: Sequence[bool]) -> Leaves:
+        traced = any(type(c) is TracedArray for c in g)
+        return backward([lift(x) for x in saved.residuals] if traced else saved.residuals, g)
+
+    return list(Primitive(name, run, rule, saves=True)(*arrays))
+
+
+def remat(function: Callable[[Leaves], Leaves], arrays: Leaves, /) -> Leaves:
+    """Compute a function of a list of arrays, of which only the arguments are kept; backward computes it again.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the arrays, returns a list of arrays.
+    arrays : list of arrays
+        Traced or not.
+
+    Returns
+    -------
+    list of arrays
+        The outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdev.autodiff import value_and_grad
+    >>> from xdev.autodiff.custom import remat
+    >>> square = lambda xs: remat(lambda xs: [xs[0] * xs[0]], xs)
+    >>> value_and_grad(lambda xs: (square(xs)[0], None), [np.asarray(3.0)])[2]
+    [array(6.)]
+    """
+    _, tape = innermost(arrays)
+    if tape is None:
+        return function(arrays)
+
+    def run(xp: Any, *values: Any) -> tuple[Any, ...]:
+        outputs = function(_on_one_level(values))
+        _check_outside("remat", outputs, tape)
+        return tuple(outputs)
+
+    def rule(xp: Any, g: Leaves, y: Any, *args: Any, needs: Sequence[bool]) -> Leaves:
+        wanted = [n for n, need in enumerate(needs) if need]
+
+        def of_wanted(leaves: Leaves) -> Leaves:
+            full = [lift(x) for x in args]
+            for n, leaf in zip(wanted, leaves, strict=True):
+                full[n] = leaf
+            return function(full)
+
+        _, pull = vjp(of_wanted, [args[n] for n in wanted])
+        pulled: Leaves = [None] * len(args)
+        for n, cotangent in zip(wanted, pull(g), strict=True):
+            pulled[n] = cotangent
+        return pulled
+
+    return list(Primitive("remat", run, rule, fresh=True)(*arrays))
+
+
+def _on_one_level(values: Sequence[Any]) -> Leaves:
+    """Return values so that they know each other: beside one that an outer tape follows, the others as constants."""
+    traced = any(type(x) is TracedArray for x in values)
+    return [lift(x) for x in values] if traced else list(values)
+
+
+def _check_outside(name: str, outputs: Leaves, tape: Tape) -> None:
+    """Refuse results that come of arrays which the record would not know."""
+    for y in outputs:
+        if type(y) is TracedArray and y.tape is not None and y.tape.order >= tape.order:
+            raise GradientError(
+                f"{name}: the function takes an array under differentiation from outside, and its gradient would be "
+                "lost; pass it as an argument"
+            )
