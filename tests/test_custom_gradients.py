@@ -25,6 +25,7 @@ def there(tree, device):
 
 
 def same(found, expected):
+    expected = np.asarray(expected) if isinstance(expected, list | float) else expected
     assert_close(xdev.to_numpy(found), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -132,6 +133,83 @@ def test_an_output_without_cotangent_has_zeros(device):
     assert seen == [0.0]
 
 
+@float64
+def test_arrays_of_the_host_beside_do_not_hide_the_rule(device):
+    def clipping(order):
+        @xdev.custom_vjp
+        def f(*args):
+            return args[order]
+
+        def pull(limit, g):
+            clipped = xdev.namespace(g).clip(g, -limit, limit)
+            return (None, clipped) if order else (clipped, None)
+
+        f.defvjp(lambda *args: (f(*args), float(args[1 - order])), pull)
+        return f
+
+    x, limit = there(np.asarray([1.0, 2.0]), device), np.float64(0.5)
+    for order in (0, 1):
+        f = clipping(order)
+        args = (lambda x: (limit, x)) if order else (lambda x: (x, limit))
+
+        def loss(x, f=f, args=args):
+            y = f(*args(x))
+            return xdev.namespace(y).sum(y**2)
+
+        same(xdev.grad(loss)(x), [0.5, 0.5])
+        same(f(*args(x)), [1.0, 2.0])
+
+
+@float64
+def test_one_array_twice_in_the_value_has_two_cotangents(device):
+    @xdev.custom_vjp
+    def twice(x):
+        y = x * 1
+        return y, y
+
+    twice.defvjp(lambda x: (twice(x), None), lambda _, g: (g[0] + 10 * g[1],))
+
+    def loss(x):
+        first, second = twice(x)
+        return xdev.namespace(x).sum(first + 2 * second)
+
+    same(xdev.grad(loss)(there(np.ones(2), device)), [21.0, 21.0])
+
+
+@float64
+def test_a_number_is_the_cotangent_of_a_scalar(device):
+    @xdev.custom_vjp
+    def f(x):
+        return x * 3
+
+    f.defvjp(lambda x: (f(x), None), lambda _, g: (2.0,))
+    same(xdev.grad(f)(there(np.asarray(1.0), device)), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("give", "text"),
+    [
+        (lambda g: 2, "gave an int for array 0 of the arguments, which is float32 of shape"),
+        (
+            lambda g: g[:1],
+            r"gave float32 of shape \(1,\) for array 0 of the arguments, which is float32 of shape \(2,\)",
+        ),
+        (
+            lambda g: xdev.namespace(g).astype(g, xdev.namespace(g).int32),
+            r"gave int32 of shape \(2,\) for array 0 of the arguments, which is float32",
+        ),
+    ],
+)
+def test_cotangents_are_like_their_arguments(give, text, device):
+    @xdev.custom_vjp
+    def f(x):
+        return x * 1
+
+    f.defvjp(lambda x: (f(x), None), lambda _, g: (give(g),))
+    with pytest.raises(GradientError, match=text):
+        xdev.grad(lambda x: xdev.namespace(x).sum(f(x)))(there(np.ones(2, np.float32), device))
+
+
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
@@ -221,6 +299,50 @@ def test_outputs_of_any_tree_and_integers(device):
     assert_close(xdev.to_numpy(xdev.grad(loss)(x, n)), np.full(3, 2, np.float32))
     assert xdev.to_numpy(xdev.remat(f)(x, n)["n"]).tolist() == [1, 2]
     assert xdev.remat(f)(1, 2) == {"y": 2, "n": 2, "k": 3}
+
+
+@float64
+def test_a_rule_within_remat(device):
+    @xdev.custom_vjp
+    def f(x):
+        return x**3
+
+    f.defvjp(lambda x: (f(x), x), lambda x, g: (5 * x * g,))
+    x = there(X[0], device)
+    again = xdev.remat(lambda x: f(x))
+    same(xdev.grad(lambda x: xdev.namespace(x).sum(again(x)))(x), 5 * X[0])
+    same(xdev.hessian(lambda x: xdev.namespace(x).sum(again(x)))(x), np.diag(np.full(3, 5.0)))
+
+
+def test_generators_come_back(device):
+    def noisy(x, rng):
+        return x * rng.normal((3,)), rng
+
+    def loss(wrap):
+        def of(x, rng):
+            first, rng = wrap(noisy)(x, rng)
+            second, rng = wrap(noisy)(x, rng)
+            return xdev.namespace(x).sum(first + second)
+
+        return of
+
+    x = there(np.ones(3, np.float32), device)
+    kept = xdev.grad(loss(lambda f: f))(x, xdev.random.Generator(0, device))
+    again = xdev.grad(loss(xdev.remat))(x, xdev.random.Generator(0, device))
+    assert_close(xdev.to_numpy(again), xdev.to_numpy(kept))
+
+
+def test_what_is_computed_again_has_the_default_of_the_first_time(device):
+    def f(x):
+        xp = xdev.namespace(x)
+        return x * x * xp.full((3,), 0.1)
+
+    with xdev.precision("float64"):
+        x = there(X[0], device)
+        _, pull = xdev.vjp(xdev.remat(f), x)
+        cotangent = there(np.ones(3), device)
+        kept = xdev.to_numpy(xdev.vjp(f, x)[1](cotangent)[0])
+    same(pull(cotangent)[0], kept)
 
 
 @pytest.mark.xdev_backends(exclude=["torch", "jax"], reason="their own remat knows what is taken from outside")

@@ -1,5 +1,7 @@
 """`jvp`, `jacobian`, `hessian` and `hvp` on every backend, against JAX in float64."""
 
+import contextvars
+
 import numpy as np
 import pytest
 
@@ -108,6 +110,58 @@ def test_what_is_not_differentiated_has_zeros(device):
     same(found["x"], 6 * POINT["b"] * DIRECTION["b"])
 
 
+class Tied(xdev.nn.Module):
+    a: object
+    b: object
+
+
+def cube(model):
+    xp = xdev.namespace(model.a)
+    return xp.sum(model.a * model.a * model.b)
+
+
+def test_tied_leaves_count_once(device):
+    w, v = there(POINT["b"], device), there(DIRECTION["b"], device)
+    model, direction = Tied(w, w), Tied(v, v)
+    same(xdev.jvp(cube, (model,), (direction,))[1], (3 * POINT["b"] ** 2 * DIRECTION["b"]).sum())
+    (found,) = xdev.hvp(cube, (model,), (direction,))
+    same(found.a, 6 * POINT["b"] * DIRECTION["b"])
+    assert found.a is found.b
+
+
+def test_leaves_beside_the_differentiated_ones(device):
+    point = there({"w": POINT["b"], "n": np.asarray([1, 2])}, device) | {"k": 3, "name": "a"}
+    jacobian = xdev.jacobian(lambda t: t["w"] * t["k"])(point)
+    same(jacobian["w"], 3 * np.eye(2))
+    assert jacobian["name"] == "a"
+    hessian = xdev.hessian(lambda t: xdev.namespace(t["w"]).sum(t["w"] ** 3 * t["k"]))(point)
+    same(hessian["w"]["w"], np.diag(18 * POINT["b"]))
+    assert hessian["k"] == 0
+
+
+def test_constant_inner_gradients(device):
+    x = there(POINT["b"], device)
+
+    def outer(x):
+        xp = xdev.namespace(x)
+        return xp.sum(x * xdev.grad(lambda y: xp.sum(2 * y))(x))
+
+    same(xdev.grad(outer)(x), np.full(2, 2.0))
+    same(xdev.hessian(lambda x: xdev.namespace(x).sum(3 * x))(x), np.zeros((2, 2)))
+
+
+def test_arrays_of_float64_after_the_block(device):
+    x, v = there(POINT["b"], device), there(DIRECTION["b"], device)
+    context = contextvars.Context()  # one in which no block is open
+
+    def after():
+        return xdev.jvp(lambda x: x**3, (x,), (v,))[1], xdev.jacobian(lambda x: x * x)(x)
+
+    tangent, jacobian = context.run(after)
+    same(tangent, 3 * POINT["b"] ** 2 * DIRECTION["b"])
+    same(jacobian, np.diag(2 * POINT["b"]))
+
+
 def test_empty_and_scalar_arrays(device):
     xp = device.xp
     assert tuple(xdev.jacobian(lambda x: x * 2)(xp.zeros((0, 3))).shape) == (0, 3, 0, 3)
@@ -133,6 +187,7 @@ def test_empty_and_scalar_arrays(device):
             "jacobian takes functions that return floating arrays, and one is an int",
         ),
         (lambda x: xdev.jacobian(lambda x: x > 0)(x), "and one is an array of bool"),
+        (lambda x: xdev.jacobian(lambda x: x, 3)(x), "argnums=3, but <lambda> was called with 1 positional arguments"),
     ],
 )
 def test_bad_input(call, text):

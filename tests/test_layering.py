@@ -42,7 +42,7 @@ LAYERS = (
     ("explanation",),
     ("differentiation",),
     ("transform",),
-    ("derivatives", "custom_gradients"),
+    ("derivatives", "custom_gradients", "functional"),
     ("ops",),
     ("nn",),
     ("optim",),

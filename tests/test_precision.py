@@ -15,6 +15,7 @@ import pytest
 import xdev
 from xdev import floating
 from xdev.contract import Backend, dtype_name
+from xdev.floating import default_float
 
 ROOT = __file__.rpartition("/tests/")[0]
 DEFAULT = {"numpy": "float64", "cupy": "float64", "strict": "float64", "torch": "float32", "jax": "float32"}
@@ -368,3 +369,17 @@ def test_one_hot_and_layers(device, xp):
         layer = xdev.nn.Linear(2, 2, rng=xdev.random.Generator(0, device))
         assert {name_of(x) for x in xdev.tree.leaves(layer)} == {"float64"}
         assert name_of(xdev.ops.one_hot(xp.asarray([0, 1]), 2)) == "float64"
+
+
+def test_blocks_of_generators_may_end_in_any_order():
+    def block():
+        with xdev.precision("float64"):
+            yield
+
+    first, second = block(), block()
+    next(first)
+    next(second)
+    first.close()
+    assert default_float.get() == "float64"
+    second.close()
+    assert default_float.get() is None

@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what type checkers see; a test holds it against the table b
         XdevError,
     )
     from .files import load, save
+    from .functional import at
     from .ledger import budget, track_transfers
     from .registry import backend, backend_of, backends, register
     from .train import FitResult, TrainState, evaluate, fit, make_step, predict
@@ -79,6 +80,7 @@ _HOMES = {
     "vjp": "transform",
     "hessian": "derivatives",
     "hvp": "derivatives",
+    "at": "functional",
     "jacobian": "derivatives",
     "jvp": "derivatives",
     "custom_vjp": "custom_gradients",

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from . import autodiff, tree
-from .contract import Backend
-from .device import native_of
+from .contract import Backend, dtype_name
+from .device import namespace, native_of
 from .differentiation import is_differentiable, take_apart
 from .errors import ArrayTypeError, GradientError, a
-from .floating import holding
+from .floating import default_as, default_float, holding
 
 __all__ = ["custom_vjp", "remat"]
 
@@ -30,8 +30,9 @@ def remat(f: Callable[..., Any]) -> Callable[..., Any]:
     Parameters
     ----------
     f : callable
-        Takes and returns trees of arrays: a function, or a module. It must not keep state. Arrays that shall be
-        differentiated are arguments, or in the module.
+        Takes and returns trees of arrays: a function, or a module. It must not keep state: a generator is passed in and
+        returned, as in `jit`, and one that is only drawn from stays where it was. Arrays that shall be differentiated
+        are arguments, or in the module.
 
     Returns
     -------
@@ -61,10 +62,12 @@ def remat(f: Callable[..., Any]) -> Callable[..., Any]:
         if not arrays:
             return f(*args, **kwargs)
         box: list[Callable[[Leaves], Any]] = []
+        dtype = default_float.get()
 
         def of_arrays(arrays: Leaves) -> Leaves:
             function, args, kwargs = rebuild(arrays)
-            out, rebuild_out = take_apart(function(*args, **kwargs))
+            with default_as(dtype):  # backward may run elsewhere
+                out, rebuild_out = take_apart(function(*args, **kwargs))
             box[:] = [rebuild_out]
             return out
 
@@ -206,7 +209,29 @@ class _Rule:
             leaves, treedef = tree.flatten(arg)
             parts = [None] * len(leaves) if part is None else self._parts(part, treedef, number)
             pulled += [c for leaf, c in zip(leaves, parts, strict=True) if native_of(leaf) is not None]
-        return [c if c is not None and is_differentiable(c) else None for c in pulled]
+        arrays = [leaf for leaf in tree.leaves(self._args) if native_of(leaf) is not None]
+        return [
+            self._fitting(c, x, cotangents, place) if c is not None and is_differentiable(x) else None
+            for place, (c, x) in enumerate(zip(pulled, arrays, strict=True))
+        ]
+
+    def _fitting(self, cotangent: Any, x: Any, cotangents: Leaves, place: int) -> Any:
+        """Return a cotangent as an array like its argument; a number for an argument without axes."""
+        shape, dtype = tuple(x.shape), dtype_name(x.dtype)
+        if isinstance(cotangent, int | float | complex) and not hasattr(cotangent, "dtype") and shape == ():
+            return namespace(cotangents[0]).full((), cotangent, dtype=x.dtype)
+        got = a(type(cotangent).__name__)
+        if hasattr(cotangent, "dtype") and hasattr(cotangent, "shape"):
+            got = f"{dtype_name(cotangent.dtype)} of shape {tuple(cotangent.shape)}"
+            theirs, ours = native_of(cotangent), native_of(x)
+            if theirs is not None and ours is not None and theirs[0] is not ours[0]:
+                got += f" on {theirs[0]}"
+            elif tuple(cotangent.shape) == shape and dtype_name(cotangent.dtype) == dtype:
+                return cotangent
+        raise GradientError(
+            f"the backward rule of {self._name} gave {got} for array {place} of the arguments, which is {dtype} of "
+            f"shape {shape}; cotangents are like the arguments"
+        )
 
     def _parts(self, part: Any, treedef: tree.TreeDef, number: int) -> Leaves:
         leaves, found = tree.flatten(part)
@@ -219,6 +244,9 @@ class _Rule:
 
 
 def _backend_of(arrays: Leaves) -> Backend:
-    owned = native_of(arrays[0])
-    assert owned is not None  # take_apart gives arrays alone
-    return owned[0]
+    """Return the backend that has gradients to tell: that of what is traced, or else not of the host, or else any."""
+    owners = [owned[0] for x in arrays if (owned := native_of(x)) is not None]
+    for x, owner in zip(arrays, owners, strict=True):
+        if hasattr(type(x), "__xdev_value__"):
+            return owner
+    return next((owner for owner in owners if not owner.is_host), owners[0])

@@ -5,6 +5,7 @@ Requirements: the same numbers on every backend; trees wherever arrays can stand
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -12,10 +13,11 @@ from typing import Any
 
 from . import tree
 from .contract import dtype_name
-from .device import namespace
-from .differentiation import is_differentiable
+from .device import namespace, native_of
+from .differentiation import Split, constants, is_differentiable
 from .errors import GradientError, a
-from .transform import grad, vjp
+from .floating import holding
+from .transform import argument_numbers, common_backend, grad, selected, vjp
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp"]
 
@@ -33,7 +35,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
         The arguments at which to evaluate it.
     tangents : sequence of trees
         The direction: for each argument a tree of its structure, with arrays of its arrays' shapes and dtypes. What
-        stands in the place of leaves that are not differentiated is not looked at.
+        stands in the place of leaves that are not differentiated is not looked at, and of tied leaves only the first.
 
     Returns
     -------
@@ -55,25 +57,25 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     """
     primals, tangents = _arguments(primals, "primals"), _arguments(tangents, "tangents")
     _check_tangents(primals, tangents)
-    value, pull = vjp(f, *primals)
-    leaves, treedef = tree.flatten(value)
-    zeros = [namespace(y).zeros_like(y) if hasattr(y, "dtype") else y for y in leaves]
-    moving = [n for n, y in enumerate(leaves) if is_differentiable(y)]
-    if not moving:
+    split = Split.of(primals)
+    with _holding(split.leaves):
+        value, pull = vjp(f, *primals)
+        leaves, treedef = tree.flatten(value)
+        zeros = [namespace(y).zeros_like(y) if hasattr(y, "dtype") else y for y in leaves]
+        moving = [n for n, y in enumerate(leaves) if is_differentiable(y)]
+        if not moving:
+            return value, tree.unflatten(treedef, zeros)
+
+        def pulled(*cotangents: Any) -> list[Any]:
+            full = list(zeros)
+            for n, cotangent in zip(moving, cotangents, strict=True):
+                full[n] = cotangent
+            return split.pick(pull(tree.unflatten(treedef, full)))
+
+        _, push = vjp(pulled, *(zeros[n] for n in moving))
+        for n, tangent in zip(moving, push(split.pick(tangents)), strict=True):
+            zeros[n] = tangent
         return value, tree.unflatten(treedef, zeros)
-
-    def pulled(*cotangents: Any) -> list[Any]:
-        full = list(zeros)
-        for n, cotangent in zip(moving, cotangents, strict=True):
-            full[n] = cotangent
-        return [leaf for leaf in tree.leaves(pull(tree.unflatten(treedef, full))) if is_differentiable(leaf)]
-
-    _, push = vjp(pulled, *(zeros[n] for n in moving))
-    pairs = zip(tree.leaves(primals), tree.leaves(tangents), strict=True)
-    pushed = push([tangent for primal, tangent in pairs if is_differentiable(primal)])
-    for n, tangent in zip(moving, pushed, strict=True):
-        zeros[n] = tangent
-    return value, tree.unflatten(treedef, zeros)
 
 
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -105,34 +107,47 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
     array([[2., 0.],
            [0., 4.]])
     """
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    return _jacobian(f, argnums)
+
+
+def _jacobian(f: Callable[..., Any], argnums: int | Sequence[int], gradients: bool = False) -> Callable[..., Any]:
+    """Make what `jacobian` does; if `f` gives gradients, what has none in them stands for itself."""
+    single = isinstance(argnums, int)
+    numbers = argument_numbers("argnums", argnums)
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        chosen = selected(f, args, numbers)
+        split = Split.of(chosen)
+
         def of_chosen(*chosen: Any) -> Any:
-            full = list(args)
+            full = list(constants(backend, args))
             for number, x in zip(numbers, chosen, strict=True):
                 full[number] = x
-            return f(*full, **kwargs)
+            return f(*full, **constants(backend, kwargs))
 
-        value, pull = vjp(of_chosen, *(args[number] for number in numbers))
-        leaves, treedef = tree.flatten(value)
-        for leaf in leaves:
-            if not is_differentiable(leaf):
-                kind = f"an array of {dtype_name(leaf.dtype)}" if hasattr(leaf, "dtype") else a(type(leaf).__name__)
-                raise GradientError(f"jacobian takes functions that return floating arrays, and one is {kind}")
-        rows = []
-        for number, leaf in enumerate(leaves):
-            row = _rows_of(leaf, functools.partial(_pull_one, pull, leaves, treedef, number))
-            rows.append(row[0] if isinstance(argnums, int) else row)
-        return tree.unflatten(treedef, rows) if not tree.is_leaf(value) else rows[0]
+        backend = common_backend(split.leaves, args, kwargs, "jacobian")
+        with _holding(split.leaves):
+            value, pull = vjp(of_chosen, *chosen)
+            leaves, treedef = tree.flatten(value)
+            rows = []
+            for number, leaf in enumerate(leaves):
+                if is_differentiable(leaf):
+                    row = _rows_of(leaf, functools.partial(_pull_one, pull, leaves, treedef, number))
+                    rows.append(row[0] if single else row)
+                elif gradients:
+                    rows.append(leaf)
+                else:
+                    kind = f"an array of {dtype_name(leaf.dtype)}" if hasattr(leaf, "dtype") else a(type(leaf).__name__)
+                    raise GradientError(f"jacobian takes functions that return floating arrays, and one is {kind}")
+            return rows[0] if tree.is_leaf(value) else tree.unflatten(treedef, rows)
 
     return wrapped
 
 
 def _pull_one(pull: Callable[..., Any], leaves: list[Any], treedef: Any, number: int, cotangent: Any) -> Any:
     """Pull back a cotangent of one of several arrays."""
-    full = [namespace(y).zeros_like(y) for y in leaves]
+    full = [namespace(y).zeros_like(y) if hasattr(y, "dtype") else y for y in leaves]
     full[number] = cotangent
     return pull(tree.unflatten(treedef, full))
 
@@ -143,10 +158,20 @@ def _rows_of(y: Any, pull: Callable[[Any], Any]) -> Any:
     shape = tuple(y.shape)
     size = math.prod(shape)
     if not size:
-        return tree.map(lambda g: xp.zeros((*shape, *g.shape), dtype=g.dtype), pull(xp.zeros_like(y)))
+        return tree.map(lambda g: _stacked(xp, [g], shape), pull(xp.zeros_like(y)))
     numbers = xp.reshape(xp.arange(size), shape)
     pulled = [pull(xp.astype(xp.equal(numbers, n), y.dtype)) for n in range(size)]
-    return tree.map(lambda *gs: xp.reshape(xp.stack(gs), (*shape, *gs[0].shape)), *pulled)
+    return tree.map(lambda *gs: _stacked(xp, gs, shape), *pulled)
+
+
+def _stacked(xp: Any, gradients: Sequence[Any], shape: tuple[int, ...]) -> Any:
+    """Stack the gradients of the elements of an array of that shape; what is not differentiated stands for itself."""
+    first = gradients[0]
+    if not is_differentiable(first):
+        return first
+    if not math.prod(shape):
+        return xp.zeros((*shape, *first.shape), dtype=first.dtype)
+    return xp.reshape(xp.stack(list(gradients)), (*shape, *first.shape))
 
 
 def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -177,7 +202,7 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
     array([[ 6.,  0.],
            [ 0., 12.]])
     """
-    return jacobian(grad(f, argnums), argnums)
+    return _jacobian(grad(f, argnums), argnums, gradients=True)
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
@@ -210,11 +235,17 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     """
     primals, tangents = _arguments(primals, "primals"), _arguments(tangents, "tangents")
     _check_tangents(primals, tangents)
-    gradient, pull = vjp(grad(f, tuple(range(len(primals)))), *primals)
-    leaves, treedef = tree.flatten(gradient)
-    given = tree.leaves(tangents)
-    full = [t if is_differentiable(g) else g for g, t in zip(leaves, given, strict=True)]
-    return pull(tree.unflatten(treedef, full))
+    split = Split.of(primals)
+    with _holding(split.leaves):
+        gradient, pull = vjp(grad(f, tuple(range(len(primals)))), *primals)
+        nothing = tree.map(lambda g: namespace(g).zeros_like(g) if hasattr(g, "dtype") else g, gradient)
+        return pull(tuple(split.once(tangents, nothing)))
+
+
+def _holding(leaves: list[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which their framework holds arrays as wide as these."""
+    owned = native_of(leaves[0]) if leaves else None
+    return contextlib.nullcontext() if owned is None else holding(owned[0], leaves)
 
 
 # -- checks ------------------------------------------------------------------------------------------

@@ -88,11 +88,8 @@ def precision(dtype: Any, /) -> Iterator[None]:
     try:
         for backend in registry.loaded():
             floating.tell(backend)
-        token = floating.default_float.set(dtype)
-        try:
+        with floating.default(block):
             yield
-        finally:
-            floating.default_float.reset(token)
     finally:
         block.close()
 

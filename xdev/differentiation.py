@@ -56,6 +56,27 @@ class Split:
         """Return the trees with these leaves in the differentiable places, and the others as constants."""
         return self._join(leaves, lambda leaf: constants(backend, leaf))
 
+    def pick(self, trees: Sequence[Any]) -> list[Any]:
+        """Return what stands in the differentiable places of trees of that structure; of tied places, in the first."""
+        picked: list[Any] = [None] * len(self.leaves)
+        for tree_, where in zip(trees, self._places, strict=True):
+            for leaf, place in zip(tree.leaves(tree_), where, strict=True):
+                if place >= 0 and picked[place] is None:
+                    picked[place] = leaf
+        return picked
+
+    def once(self, trees: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+        """Return trees with what `pick` picks in those places, and in all other places what stands in `others`."""
+        taken: set[int] = set()
+        out = []
+        for tree_, other, treedef, where in zip(trees, others, self._treedefs, self._places, strict=True):
+            leaves = []
+            for leaf, rest, place in zip(tree.leaves(tree_), tree.leaves(other), where, strict=True):
+                leaves.append(leaf if place >= 0 and place not in taken else rest)
+                taken.add(place)
+            out.append(tree.unflatten(treedef, leaves))
+        return out
+
     def join_gradients(self, gradients: list[Any]) -> list[Any]:
         """Return gradients in the trees' structure, zeros where nothing is differentiated."""
         return self._join(gradients, _zero_like)

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 from .contract import Array, Backend, DeviceInfo, dtype_name
 from .errors import DTypeError
 
-__all__ = ["Block", "check_held", "default_float", "default_name", "holding", "is_wide", "tell"]
+__all__ = [
+    "Block",
+    "check_held",
+    "default",
+    "default_as",
+    "default_float",
+    "default_name",
+    "holding",
+    "is_wide",
+    "tell",
+]
 
 default_float: ContextVar[str | None] = ContextVar("xdev default float dtype", default=None)
 """The name of the dtype; None is the framework's own."""
@@ -40,10 +50,10 @@ class Block:
     then left as if only those that are still open had been entered.
     """
 
-    __slots__ = ("_blocks", "_dtype", "_stack", "_told")
+    __slots__ = ("_blocks", "_stack", "_told", "dtype")
 
     def __init__(self, dtype: str) -> None:
-        self._dtype = dtype
+        self.dtype = dtype
         self._stack = contextlib.ExitStack()
         self._told: list[Backend] = []
         self._blocks = _here.blocks
@@ -55,7 +65,7 @@ class Block:
     def tell(self, backend: Backend) -> None:
         """Tell a framework, once."""
         if backend not in self._told:
-            self._stack.enter_context(backend.precision(self._dtype))
+            self._stack.enter_context(backend.precision(self.dtype))
             self._told.append(backend)
 
     def close(self) -> None:
@@ -69,6 +79,34 @@ class Block:
             told, block._told = block._told, []
             for backend in told:
                 block.tell(backend)
+
+
+_defaults: ContextVar[tuple[Block, ...]] = ContextVar("xdev blocks of a context", default=())
+
+
+@contextlib.contextmanager
+def default(block: Block) -> Iterator[None]:
+    """Set the default of a context; what ends need not be what began last, nor in the same context."""
+    _set_defaults((*_defaults.get(), block))
+    try:
+        yield
+    finally:
+        _set_defaults(tuple(each for each in _defaults.get() if each is not block))
+
+
+def _set_defaults(blocks: tuple[Block, ...]) -> None:
+    _defaults.set(blocks)
+    default_float.set(blocks[-1].dtype if blocks else None)
+
+
+@contextlib.contextmanager
+def default_as(dtype: str | None) -> Iterator[None]:
+    """Set the default to what it was elsewhere, for what runs later or in another thread."""
+    token = default_float.set(dtype)
+    try:
+        yield
+    finally:
+        default_float.reset(token)
 
 
 def tell(backend: Backend) -> None:

@@ -7,6 +7,7 @@ are worked out only where somebody asks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy as shallow_copy
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,8 @@ def _move_traced(x: Any, backend: Backend, to: Device | None, copy: bool | None,
 def _move_other(x: Any, target: Target, copy: bool | None, dtype: str | None, path: Any, alone: bool) -> Any:
     """Move what no backend owns: numbers, lists of numbers, traced arrays, arrays of unknown frameworks."""
     if hasattr(type(x), "__xdev_to_device__"):
-        return x.__xdev_to_device__(target(x.device.backend))
+        moved = x.__xdev_to_device__(target(x.device.backend))
+        return shallow_copy(x) if copy and moved is x else moved
     if hasattr(type(x), "__xdev_value__"):
         return _move_differentiated(x, target, dtype, alone)
     if isinstance(x, NUMBERS) or (isinstance(x, tuple) and all(isinstance(n, NUMBERS) for n in x)):

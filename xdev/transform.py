@@ -65,13 +65,13 @@ def value_and_grad(
     (13.0, array([18.,  4.]))
     """
     single = isinstance(argnums, int)
-    numbers = _numbers("argnums", argnums)
+    numbers = argument_numbers("argnums", argnums)
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        selected = _select(f, args, numbers)
-        split = Split.of(selected)
-        backend = _common_backend(split.leaves, args, kwargs, "value_and_grad")
+        picked = selected(f, args, numbers)
+        split = Split.of(picked)
+        backend = common_backend(split.leaves, args, kwargs, "value_and_grad")
         aux_box: list[Any] = []
 
         def of_leaves(leaves: list[Any]) -> tuple[Any, list[Any]]:
@@ -161,7 +161,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     (array([2., 4.]),)
     """
     split = Split.of(args)
-    backend = _common_backend(split.leaves, args, {}, "vjp")
+    backend = common_backend(split.leaves, args, {}, "vjp")
     box: list[Callable[[list[Any]], Any]] = []
 
     def of_leaves(leaves: list[Any]) -> list[Any]:
@@ -270,7 +270,7 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     >>> xdev.jit(lambda x: x + 1)(np.zeros(2))
     array([1., 1.])
     """
-    numbers = _numbers("static_argnums", static_argnums)
+    numbers = argument_numbers("static_argnums", static_argnums)
     compiled: dict[Any, Any] = {}
 
     @functools.wraps(f)
@@ -309,7 +309,7 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     return wrapped
 
 
-def _numbers(name: str, given: Any) -> tuple[int, ...]:
+def argument_numbers(name: str, given: Any) -> tuple[int, ...]:
     """Return argument numbers as a tuple."""
     numbers = (given,) if isinstance(given, int) else given
     if not isinstance(numbers, tuple | list) or not all(isinstance(n, int) for n in numbers):
@@ -383,7 +383,8 @@ def _scope(backend: Backend, leaves: list[Any]) -> contextlib.AbstractContextMan
     return contextlib.nullcontext() if device is None else backend.scope(device.info)
 
 
-def _select(f: Callable[..., Any], args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
+def selected(f: Callable[..., Any], args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
+    """Return the arguments of those numbers."""
     for number in numbers:
         if not -len(args) <= number < len(args):
             name = getattr(f, "__name__", "the function")
@@ -391,7 +392,8 @@ def _select(f: Callable[..., Any], args: tuple[Any, ...], numbers: tuple[int, ..
     return [args[number] for number in numbers]
 
 
-def _common_backend(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Backend:
+def common_backend(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Backend:
+    """Return the backend of what is differentiated; refuse arguments of others."""
     if not leaves:
         raise GradientError(
             f"{what} found no array of a floating or complex dtype in the arguments to differentiate "

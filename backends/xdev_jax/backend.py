@@ -266,7 +266,8 @@ class JaxBackend(Backend):
 
     def _beside(self, gradient: Array, leaf: Array) -> Array:
         """Return a gradient where its argument is: one that JAX finds constant is made on the default device."""
-        if isinstance(gradient, self._tracer) or gradient.sharding == leaf.sharding:
+        traced = isinstance(gradient, self._tracer) or isinstance(leaf, self._tracer)
+        if traced or gradient.sharding == leaf.sharding:
             return gradient
         return self.jax.device_put(gradient, leaf.sharding)
 

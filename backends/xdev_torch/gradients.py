@@ -127,27 +127,34 @@ def remat(function: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], l
 
 
 class _Ruled(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
-    """A function of a list of tensors with a rule of its own.
+    """A function of tensors with a rule of its own.
 
     What the forward rule saves is not connected to a graph. Where backward is differentiated in turn, that rule runs
     again on the inputs, which are.
     """
 
     @staticmethod
-    def forward(ctx: Any, rules: Any, *arrays: Any) -> Any:
-        forward, ctx.backward_rule = rules
-        outputs, residuals = forward(list(arrays))
-        ctx.forward_rule = forward
-        ctx.count = len(arrays)
-        ctx.save_for_backward(*arrays, *residuals)
-        return tuple(x.view_as(x) if any(x is y for y in arrays) else x for x in outputs)
+    def forward(ctx: Any, rules: Any, *tensors: Any) -> Any:
+        ctx.forward_rule, ctx.backward_rule = rules
+        outputs, residuals = ctx.forward_rule(list(tensors))
+        ctx.kept = [None if isinstance(x, torch.Tensor) else x for x in residuals]
+        ctx.count = len(tensors)
+        ctx.save_for_backward(*tensors, *(x for x in residuals if isinstance(x, torch.Tensor)))
+        taken = {id(x) for x in tensors}
+        apart = []  # each output is a tensor of its own, so that each has a cotangent of its own
+        for x in outputs:
+            apart.append(x.view_as(x) if id(x) in taken and isinstance(x, torch.Tensor) else x)
+            taken.add(id(x))
+        return tuple(apart)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        arrays, residuals = list(ctx.saved_tensors[: ctx.count]), list(ctx.saved_tensors[ctx.count :])
+        saved = ctx.saved_tensors  # which can be unpacked once
+        tensors, rest = list(saved[: ctx.count]), iter(saved[ctx.count :])
+        residuals = [next(rest) if x is None else x for x in ctx.kept]
         if torch.is_grad_enabled():
-            residuals = ctx.forward_rule(arrays)[1]
-        pulled = ctx.backward_rule(residuals, [_conj(c) for c in cotangents])
+            residuals = ctx.forward_rule(tensors)[1]
+        pulled = ctx.backward_rule(residuals, [_conj(c) if isinstance(c, torch.Tensor) else c for c in cotangents])
         return None, *(None if c is None else _conj(c) for c in pulled)
 
 
@@ -159,8 +166,23 @@ def custom_vjp(
     """Return the function with a gradient of its own."""
 
     def call(arrays: list[Any]) -> list[Any]:
-        if not (torch.is_grad_enabled() and any(x.requires_grad for x in arrays)):
+        places = [n for n, x in enumerate(arrays) if isinstance(x, torch.Tensor)]
+        if not (torch.is_grad_enabled() and any(arrays[n].requires_grad for n in places)):
             return function(arrays)
-        return list(_Ruled.apply((forward, backward), *arrays))
+
+        def whole(tensors: list[Any]) -> list[Any]:
+            full = list(arrays)
+            for n, x in zip(places, tensors, strict=True):
+                full[n] = x
+            return full
+
+        def of_tensors(tensors: list[Any]) -> tuple[list[Any], list[Any]]:
+            return forward(whole(tensors))
+
+        def to_tensors(residuals: list[Any], cotangents: list[Any]) -> list[Any]:
+            pulled = backward(residuals, cotangents)
+            return [pulled[n] for n in places]
+
+        return list(_Ruled.apply((of_tensors, to_tensors), *(arrays[n] for n in places)))
 
     return call

@@ -520,3 +520,15 @@ def test_optimizers_of_optax_that_want_the_loss():
         optimizer=optimizer, batch_size=1, epochs=1,
     )  # fmt: skip
     assert result.losses[-1] < 1e-6 < result.losses[0]
+
+
+def test_an_optimizer_that_wants_the_loss_alone():
+    class Optimizer:
+        def init(self, params):
+            return ()
+
+        def update(self, grads, state, params, *, value):
+            return [-value * g for g in grads], state
+
+    result = xdev.fit({"w": jnp.ones(())}, lambda m, b: m["w"] ** 2, jnp.zeros(1), optimizer=Optimizer())
+    assert float(result.model["w"]) == -1.0

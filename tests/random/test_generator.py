@@ -330,3 +330,11 @@ def test_generators_in_trees_move_to_a_device(device):
     assert moved.device == device
     assert_equal(moved.uniform(4), xdev.to_numpy(rng.uniform(4)))
     assert xdev.to_device(Generator(3, "numpy"), device).device == device
+
+
+def test_a_copy_of_a_generator_is_a_stream_of_its_own(device):
+    rng = Generator(3, device)
+    copied = xdev.to_device({"rng": rng}, device, copy=True)["rng"]
+    assert copied is not rng
+    first = rng.bits(4)
+    assert_equal(copied.bits(4), first)

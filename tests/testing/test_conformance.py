@@ -134,6 +134,11 @@ BROKEN = {
         "to_host on fake:cpu:0",
         "to_host() must return a numpy.ndarray",
     ),
+    "zeros for many": (
+        broken(place_all=lambda self, arrays, info, copy: [Fake(np.zeros((2, 3))) for _ in arrays]),
+        "many at once on fake:cpu:0",
+        "place_all() must give None for what is no array of NumPy",
+    ),
     "impossible memory": (
         broken(memory=lambda self, info: (1, 2)),
         "memory on fake:cpu:0",

@@ -1,5 +1,6 @@
 """`fit`, `evaluate` and `predict`."""
 
+import functools
 import gc
 import logging
 import weakref
@@ -364,3 +365,32 @@ def test_predict_sees_what_a_function_in_the_model_takes_from_outside(device):
     first = xdev.predict(model, x)
     scale[0] = 4.0
     assert_close(xdev.predict(model, x), first * 2.0)
+
+
+@pytest.mark.xdev_backends(only=["jax"], reason="the others compile nothing")
+def test_predict_sees_arrays_in_functions_that_look_like_xdevs(device):
+    rng = xdev.random.Generator(0, device)
+    inner = nn.Linear(2, 2, rng=rng)
+    factor = [2.0]
+
+    @functools.wraps(ops.relu)
+    def mine(x):
+        return x * factor[0]
+
+    for model in (nn.Sequential([nn.Linear(2, 2, rng=rng), xdev.remat(inner)]), nn.Sequential([inner, mine])):
+        x = np.ones((3, 2), np.float32)
+        xdev.predict(model, x)
+        factor[0] += 1.0
+        inner.bias = inner.bias + 1.0
+        assert_close(xdev.predict(model, x), xdev.to_numpy(model(xdev.to_device(x, device))))
+
+
+def test_a_budget_does_not_hide_a_loss_that_is_nan(device):
+    model = {"w": xdev.to_device(np.ones(100, np.float32), device, copy=True)}
+
+    def loss(model, batch):
+        xp = xdev.namespace(model["w"])
+        return xp.sum(model["w"]) * float("nan")
+
+    with xdev.budget(to_host=50):
+        assert np.isnan(xdev.evaluate(model, loss, np.ones((4, 1), np.float32))["loss"])

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import GradientError, NoGradientRule
 from .array import TracedArray, unwrap
 from .tape import Backward, Tape, send
@@ -306,7 +308,13 @@ def fill(xp: Any, g: Any, y: Any) -> Any:
     """Return the cotangents of several outputs with zeros for those that got none; a single one as it is."""
     if type(g) is not list:
         return g
-    return [xp.zeros_like(part) if c is None else c for c, part in zip(g, y, strict=True)]
+    return [_zeros_like(xp, part) if c is None else c for c, part in zip(g, y, strict=True)]
+
+
+def _zeros_like(xp: Any, part: Any) -> Any:
+    # What is not differentiated may be of another framework, as the words of a generator are.
+    words = isinstance(part, np.generic | np.ndarray) and part.dtype.kind in "biu"
+    return np.zeros_like(part) if words else xp.zeros_like(part)
 
 
 def _project(g: Any, cotangents: list[Any], owned: bytearray, record: Any, nested: bool) -> None:

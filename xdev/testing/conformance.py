@@ -248,6 +248,25 @@ def _check_to_host(where: Device) -> None:
     _need(isinstance(pulled, np.ndarray), f"to_host() must return a numpy.ndarray, got {type(pulled)}")
 
 
+def _check_many(where: Device) -> None:
+    """Many arrays at once come to the same as one by one; None leaves one to `place` and `to_host`."""
+    backend, sources = where.backend, [source for _, source in _sources(where)]
+    for copy in (None, True):
+        placed = backend.place_all([*sources, None], where.info, copy)
+        _need(len(placed) == len(sources) + 1, f"place_all() gave {len(placed)} for {len(sources) + 1} arrays")
+        _need(placed[-1] is None, "place_all() must give None for what is no array of NumPy")
+        single = [backend.place(source, where.info, True) for source in sources]
+        pulled = backend.to_host_all(single, copy)
+        _need(len(pulled) == len(sources), f"to_host_all() gave {len(pulled)} for {len(sources)} arrays")
+        for source, x, y in zip(sources, placed, pulled, strict=False):
+            if x is not None:
+                _on_device(x, where, f"place_all(copy={copy})")
+                _need(dtype_name(x.dtype) == dtype_name(source.dtype), f"place_all() gave {x.dtype} for {source.dtype}")
+                _same(backend, x, source, f"place_all(copy={copy})")
+            if y is not None:
+                _need(np.array_equal(y, source), f"to_host_all(copy={copy}) gave {y!r} for {source!r}")
+
+
 def _check_wait(where: Device) -> None:
     where.backend.wait(_make(where))
     where.backend.wait_device(where.info)
@@ -305,6 +324,30 @@ def _check_vjp(where: Device) -> None:
     _same(backend, gradients[0], 6 * host, "the pullback of vjp()")
 
 
+def _check_remat(where: Device) -> None:
+    backend, f = where.backend, _sum_of_squares(where)
+    with where.scope():
+        again = backend.remat(lambda leaves: [f(leaves)])
+        if again is NotImplemented:
+            return
+        _, _, gradients = backend.value_and_grad(lambda leaves: (again(leaves)[0], ()), [_make(where)])
+    _same(backend, gradients[0], 2 * _host("float32", (2, 3)), "the gradient through remat()")
+
+
+def _check_custom_vjp(where: Device) -> None:
+    backend, f = where.backend, _sum_of_squares(where)
+    with where.scope():
+        ruled = backend.custom_vjp(
+            lambda leaves: [f(leaves)],
+            lambda leaves: ([f(leaves)], [leaves[0]]),
+            lambda residuals, cotangents: [residuals[0] * (5 * cotangents[0])],
+        )
+        if ruled is NotImplemented:
+            return
+        _, _, gradients = backend.value_and_grad(lambda leaves: (ruled(leaves)[0], ()), [_make(where)])
+    _same(backend, gradients[0], 5 * _host("float32", (2, 3)), "the gradient by the rule of custom_vjp()")
+
+
 def _check_jit(where: Device) -> None:
     x = _make(where)
     with where.scope():
@@ -333,10 +376,13 @@ CHECKS: dict[str, Callable[[Device], None]] = {
     "copies": _check_copies,
     "clone": _check_clone,
     "to_host": _check_to_host,
+    "many at once": _check_many,
     "wait": _check_wait,
     "answers": _check_answers,
     "value_and_grad": _check_value_and_grad,
     "vjp": _check_vjp,
+    "remat": _check_remat,
+    "custom_vjp": _check_custom_vjp,
     "jit": _check_jit,
     "stop_gradient": _check_stop_gradient,
 }

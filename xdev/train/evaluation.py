@@ -85,10 +85,11 @@ def check_on_host(loss: Callable[..., Any], model: Any, batches: Any, rng: Any =
     """Compute losses on the host: what the device could not check without waiting is checked there, and raises."""
     if not isinstance(batches, Loader):
         return
-    model = transfer.to_numpy(model)
+    on_host = None
     for batch in batches:
         try:
-            loss(model, transfer.to_numpy(batch), *(() if rng is None else (rng,)))
+            on_host = transfer.to_numpy(model) if on_host is None else on_host
+            loss(on_host, transfer.to_numpy(batch), *(() if rng is None else (rng,)))
         except DataError:
             raise
         except Exception:  # noqa: BLE001  a loss in a framework's own terms does not run on the host
@@ -190,16 +191,16 @@ _applied = jit(_apply)
 def takes_nothing_from_outside(model: Any) -> bool:
     """Return whether a model is made of xdev's own layers and functions, which hold all that they compute with."""
     if isinstance(model, Module):
-        return _is_mine(type(model)) and all(map(takes_nothing_from_outside, vars(model).values()))
+        return _is_mine(type(model).__module__) and all(map(takes_nothing_from_outside, vars(model).values()))
     if isinstance(model, list | tuple):
         return all(map(takes_nothing_from_outside, model))
-    if callable(model):
-        return isinstance(model, Op) or (isinstance(model, types.FunctionType) and _is_mine(model))
-    return not isinstance(model, dict)
+    if isinstance(model, types.FunctionType):
+        return model.__closure__ is None and _is_mine(model.__globals__["__name__"])
+    return isinstance(model, Op) or not (callable(model) or isinstance(model, dict))
 
 
-def _is_mine(x: Any) -> bool:
-    return bool(x.__module__.partition(".")[0] == __name__.partition(".")[0])
+def _is_mine(module: str) -> bool:
+    return module.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _check_rows(results: Any, rows: int) -> None:

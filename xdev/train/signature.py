@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ArrayTypeError, GradientError, a
 
-__all__ = ["can_take", "check_loss", "takes_rng", "takes_value"]
+__all__ = ["can_take", "check_loss", "extras", "takes_rng"]
 
 
 def takes_rng(loss: Callable[..., Any]) -> bool:
@@ -23,13 +23,14 @@ def takes_rng(loss: Callable[..., Any]) -> bool:
     return False
 
 
-def takes_value(update: Callable[..., Any]) -> bool:
-    """Return whether an optimizer's update takes the loss as the keyword `value`, and gradients as `grad`."""
+def extras(update: Callable[..., Any]) -> frozenset[str]:
+    """Return which of the keywords `value`, the loss, and `grad` an optimizer's update takes."""
     try:
-        inspect.signature(update).bind(None, None, None, value=None, grad=None)
+        parameters = inspect.signature(update).parameters
     except (TypeError, ValueError):
-        return False
-    return True
+        return frozenset()
+    any_of_them = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return frozenset(name for name in ("value", "grad") if any_of_them or name in parameters)
 
 
 def check_loss(loss: Any) -> None:

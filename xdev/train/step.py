@@ -17,7 +17,7 @@ from ..floating import default_float
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
 from .promotion import warn_of_promotion
-from .signature import check_loss, takes_rng, takes_value
+from .signature import check_loss, extras, takes_rng
 from .state import Flattened, ModelSpec, TrainState
 
 __all__ = ["Step", "make_step", "parts"]
@@ -95,7 +95,7 @@ class Step:
         self.loss = loss
         self.optimizer = optimizer
         self.takes_rng = takes_rng(loss)
-        self._takes_value = not isinstance(optimizer, Optimizer) and takes_value(optimizer.update)
+        self._extras = frozenset() if isinstance(optimizer, Optimizer) else extras(optimizer.update)
         self.compilations = 0
         self._begun = False
         self._optimizers: list[Any] = [optimizer]
@@ -220,7 +220,7 @@ class Step:
 
     def _update(self, grads: list[Array], opt_state: Any, params: list[Array], value: Array) -> tuple[Any, Any]:
         """Return updates and the optimizer's state; some of optax's transformations want the loss as well."""
-        extra = {"value": value, "grad": grads} if self._takes_value else {}
+        extra = {name: x for name, x in (("value", value), ("grad", grads)) if name in self._extras}
         found: tuple[Any, Any] = self.optimizer.update(grads, opt_state, params, **extra)
         return found
 
