@@ -352,10 +352,10 @@ def test_promotion_is_the_same_but_for_what_is_listed(device, xp, a, b):
                 assert dtype_name(xp.result_type(first, second)) == expected
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int32", "single", ""])
+@pytest.mark.parametrize("dtype", ["float16", "int32", "single", "", None])
 def test_precision_of_another_dtype(dtype):
     with (
-        pytest.raises(xdev.DTypeError, match=f"precision is one of float32, float64, bfloat16; got '{dtype}'"),
+        pytest.raises(xdev.DTypeError, match=f"precision is one of float32, float64, bfloat16; got {dtype!r}"),
         xdev.precision(dtype),
     ):
         pass

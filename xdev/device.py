@@ -81,7 +81,7 @@ def precision(dtype: Any, /) -> Iterator[None]:
     dtype('float32')
     """
     wanted, dtype = dtype, dtype_name(dtype)
-    if dtype not in ("bfloat16", "float32", "float64"):
+    if wanted is None or dtype not in ("bfloat16", "float32", "float64"):
         raise DTypeError(f"precision is one of float32, float64, bfloat16; got {wanted!r}")
     block = floating.Block(dtype)
     block.open()
