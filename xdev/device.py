@@ -46,6 +46,7 @@ __all__ = [
     "parse",
     "precision",
     "same_hardware",
+    "scope_of",
     "synchronize",
     "use",
 ]
@@ -104,6 +105,13 @@ def device_of_array(backend: Backend, x: Any) -> Device | None:
         return None
     found = backend.known_devices.get(handle)
     return from_handle(backend, handle) if found is None else cast(Device, found)
+
+
+def scope_of(x: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which operators work on `x`, for frameworks that compute on a current device."""
+    owned = native_of(x)
+    found = None if owned is None else device_of_array(*owned)
+    return contextlib.nullcontext() if found is None else found.scope()
 
 
 def native_of(x: Any) -> tuple[Backend, Any] | None:

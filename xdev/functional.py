@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import array_api_extra
 
 from . import autodiff, registry
-from .device import device_of_array, namespace, native_of
+from .device import namespace, native_of, scope_of
 from .differentiation import is_differentiable
 from .errors import ArrayTypeError, a
 from .transform import vjp
@@ -75,7 +74,7 @@ class At:
         """Return the array with these values in the chosen places."""
         x, index = _beside(self._x, value), self._chosen()
         backend = registry.find_backend(x)
-        with _scope(x):
+        with scope_of(x):
             if backend is None or not backend.capabilities.mutable:
                 return array_api_extra.at(x)[index].set(value, copy=True, xp=namespace(x))
             made = backend.clone(x)
@@ -85,7 +84,7 @@ class At:
     def _apply(self, operate: Callable[[Any, Any, Any], Any], value: Any) -> Any:
         # Not by an operator in place, after which torch has no gradient of some.
         x = _beside(self._x, value)
-        with _scope(x):
+        with scope_of(x):
             return self.set(operate(namespace(x), x[self._chosen()], value))
 
     def add(self, value: Any, /) -> Any:
@@ -95,7 +94,7 @@ class At:
             return self._apply(lambda xp, x, v: x + v, value)
         # What reads elements, transposed, is what adds to them.
         x = _beside(self._x, value)
-        with _scope(x):
+        with scope_of(x):
             chosen, pull = vjp(lambda x: x[index], x)
             return x + pull(namespace(x).zeros_like(chosen) + value)[0]
 
@@ -127,13 +126,6 @@ class At:
 def _beside(x: Any, value: Any) -> Any:
     """Return an array in the form in which it knows the value: as a constant, if only that is differentiated."""
     return autodiff.lift(x) if hasattr(type(value), "__xdev_value__") else x
-
-
-def _scope(x: Any) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which operators work on an array, for frameworks that compute on a current device."""
-    owned = native_of(x)
-    device = None if owned is None else device_of_array(*owned)
-    return contextlib.nullcontext() if device is None else device.scope()
 
 
 def _may_repeat(index: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import autodiff, registry, tree
 from .contract import Backend, dtype_name
-from .device import common_device, device_of_array, namespace, native_of
+from .device import common_device, namespace, native_of, scope_of
 from .differentiation import Split, constants, differentiate, take_apart
 from .errors import ArrayTypeError, GradientError, a
 from .explanation import explained
@@ -85,7 +85,7 @@ def value_and_grad(
             return value, arrays
 
         wide = holding(backend, tree.leaves((args, kwargs)))
-        with explained(backend, _named(args, kwargs), f), _scope(backend, split.leaves), wide:
+        with explained(backend, _named(args, kwargs), f), scope_of(split.leaves[0]), wide:
             value, arrays, gradients = differentiate(backend, of_leaves, split.leaves)
             result = split.join_gradients(gradients)
         gradient = result[0] if single else tuple(result)
@@ -169,7 +169,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         box.append(rebuild)
         return arrays
 
-    with explained(backend, _named(args, {}), f), _scope(backend, split.leaves), holding(backend, split.leaves):
+    with explained(backend, _named(args, {}), f), scope_of(split.leaves[0]), holding(backend, split.leaves):
         native = backend.vjp(of_leaves, split.leaves)
         outputs, pull = autodiff.vjp(of_leaves, split.leaves) if native is NotImplemented else native
     value = box[-1](outputs)
@@ -179,7 +179,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         leaves, treedef = tree.flatten(cotangent)
         if treedef != expected:
             raise GradientError(f"the cotangent has structure {treedef}, expected that of the value, {expected}")
-        with _scope(backend, split.leaves), holding(backend, [*split.leaves, *parts]):
+        with scope_of(split.leaves[0]), holding(backend, [*split.leaves, *parts]):
             pulled = [
                 _cotangent(c, y, tree.path_string(path, "cotangent"))
                 for c, y, path in zip(leaves, parts, paths, strict=True)
@@ -289,7 +289,7 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         if type(backend).jit is Backend.jit:
             placed = [x for x in arrays if registry.find_backend(x) is backend]
             function, box = _compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
-            with explained(backend, _named(args, kwargs), f), _scope(backend, placed or arrays):
+            with explained(backend, _named(args, kwargs), f), scope_of((placed or arrays)[0]):
                 out = function(arrays)
             return box[0](out)
         # With the shapes, since what is no array in the result may depend on them.
@@ -375,12 +375,6 @@ def _compile(
         return once
 
     return backend.jit(of_arrays, donate=(0,) if donate else ()), box
-
-
-def _scope(backend: Backend, leaves: list[Any]) -> contextlib.AbstractContextManager[Any]:
-    owned = native_of(leaves[0])
-    device = None if owned is None else device_of_array(*owned)
-    return contextlib.nullcontext() if device is None else backend.scope(device.info)
 
 
 def selected(f: Callable[..., Any], args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:

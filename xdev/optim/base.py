@@ -6,7 +6,6 @@ is touched; leaves tied within a model stay tied.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ import numpy as np
 
 from .. import tree
 from ..contract import Backend, dtype_name
-from ..device import device_of_array, namespace, native_of
+from ..device import namespace, native_of, scope_of
 from ..differentiation import is_complex, is_differentiable
 from ..errors import ArrayTypeError, GradientError, a
 from ..ops._checks import widen
@@ -65,8 +64,7 @@ def _where_arrays_are(function: Callable[..., Any]) -> Callable[..., Any]:
         owned = None if leaf is None else native_of(leaf)
         if owned is None or type(owned[0]).scope is Backend.scope:
             return function(*args, **kwargs)
-        device = device_of_array(*owned)
-        with contextlib.nullcontext() if device is None else device.scope():
+        with scope_of(leaf):
             return function(*args, **kwargs)
 
     return call
