@@ -216,3 +216,20 @@ def test_an_operator_of_the_host_is_told_and_a_conversion_is_not(device):
         xdev.grad(left)(x)
     with pytest.raises(RuntimeError, match=r"Can't call numpy\(\)"):
         xdev.grad(lambda w: (w * device.xp.asarray(mean)).sum() + float(np.asarray(w).sum()))(x)
+
+
+def test_a_backend_translates_errors_of_its_framework(device, monkeypatch):
+    class TranslatedError(RuntimeError):
+        pass
+
+    def translate(self, error):
+        return TranslatedError(f"told: {error}") if isinstance(error, ValueError) else None
+
+    monkeypatch.setattr(type(device.backend), "translate_error", translate)
+
+    def loss(x):
+        raise ValueError("raw")
+
+    with pytest.raises(TranslatedError, match=r"^told: raw$") as caught:
+        xdev.grad(loss)(device.xp.ones(3))
+    assert isinstance(caught.value.__cause__, ValueError)

@@ -298,6 +298,11 @@ class Backend(ABC):
         """Return the framework's dtype of that name, one that `holds` accepts."""
         return getattr(self.xp, name)
 
+    def scatter_add(self, values: Array, places: Array, size: int) -> Array:
+        """Return `size` sums of the rows that share a place, or NotImplemented; by default, the kernel does."""
+        kernel = self.kernels.get("scatter_add")
+        return NotImplemented if kernel is None else kernel(values, places, size)
+
     def clone(self, x: Array) -> Array:
         """Return a copy of `x` on its device."""
         return self.xp.asarray(x, copy=True)
@@ -374,7 +379,7 @@ class Backend(ABC):
         """Compile a function of lists of arrays; the arguments numbered in `donate` may be consumed."""
         return function
 
-    def update(self, name: str) -> Callable[..., Any] | None:
+    def inplace_update(self, name: str) -> Callable[..., Any] | None:
         """Return the framework's fused in-place update for an optimizer of that name, if it has one."""
         return None
 
@@ -395,6 +400,10 @@ class Backend(ABC):
 
     def threads(self) -> tuple[int, str] | None:
         """Return how many threads compute on the CPU, and how to set that, in words; None if nobody knows."""
+        return None
+
+    def translate_error(self, error: Exception) -> Exception | None:
+        """Return what an error of the framework shall be told as, where xdev was called; None leaves it as it is."""
         return None
 
     def is_device_mismatch(self, error: BaseException) -> bool:

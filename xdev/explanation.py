@@ -53,7 +53,7 @@ class explained:  # noqa: N801  a context, used like a function
 
 def _explanation(
     backend: Backend, roots: list[tuple[str, Any]], function: Callable[..., Any], error: Exception
-) -> XdevError | None:
+) -> Exception | None:
     try:
         where = common_device(roots, "this call")
     except DeviceMismatchError as told:
@@ -62,6 +62,9 @@ def _explanation(
         return None
     if isinstance(error, XdevError) and not isinstance(error, DeviceMismatchError):
         return None
+    translated = backend.translate_error(error)
+    if translated is not None:
+        return translated
     for holder, name, leaf in captured(function):
         its = _elsewhere(backend, where, leaf, error)
         if its is not None:

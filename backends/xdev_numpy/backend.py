@@ -79,7 +79,7 @@ class NumpyBackend(Backend):
     def pointer(self, x: Array) -> int | None:
         return int(x.__array_interface__["data"][0])
 
-    def update(self, name: str) -> Any:
+    def inplace_update(self, name: str) -> Any:
         from . import optimizers
 
         return optimizers.UPDATES.get(name)

@@ -291,7 +291,7 @@ class TorchBackend(Backend):
     def stop_gradient(self, x: Array) -> Array:
         return x.detach()
 
-    def update(self, name: str) -> Callable[..., Any] | None:
+    def inplace_update(self, name: str) -> Callable[..., Any] | None:
         from . import optimizers
 
         return optimizers.UPDATES.get(name)

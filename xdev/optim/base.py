@@ -40,7 +40,7 @@ class Optimizer:
         `update(grads, state, params) -> (updates, state)`; `apply_updates` adds the updates. Of complex parameters it
         takes the conjugates of what `xdev.grad` returns, as optax does; a step gives it those.
     fused : str or None
-        The name under which a backend may offer an in-place update that does the same (`Backend.update`).
+        The name under which a backend may offer an in-place update that does the same (`Backend.inplace_update`).
     hyper : mapping
         The keyword arguments of the fused update.
     """

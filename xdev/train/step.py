@@ -156,7 +156,7 @@ class Step:
         optimizer = self.optimizer
         update = None
         if isinstance(optimizer, Optimizer) and optimizer.fused and state.spec.fusable:
-            update = backend.update(optimizer.fused)
+            update = backend.inplace_update(optimizer.fused)
         if update is not None and not callable(optimizer.hyper["learning_rate"]):
             opt_state = update(params, grads, opt_state, **optimizer.hyper)
         else:

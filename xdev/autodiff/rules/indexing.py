@@ -67,9 +67,9 @@ def _scatter(xp: Any, g: Any, places: Any, size: int) -> Any:
     doubling, and each row of the result gathers its sum; only functions of the standard, no writes.
     """
     backend = find_backend(g)
-    kernel = backend.kernels.get("scatter_add") if backend is not None else None
-    if kernel is not None:
-        return kernel(g, places, size)
+    summed = NotImplemented if backend is None else backend.scatter_add(g, places, size)
+    if summed is not NotImplemented:
+        return summed
     n = g.shape[0]
     if n == 0 or size == 0:
         return xp.zeros((size, *g.shape[1:]), dtype=g.dtype)
