@@ -7,6 +7,8 @@ underscore at the end are operators and what xdev has in addition.
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
 __all__ = ["CASES", "PARAMETERS", "make"]
@@ -36,6 +38,10 @@ def _complex(*shape):
     return ("complex", shape)
 
 
+def _singular(*shape):
+    return ("singular", shape)
+
+
 def _sample(kind, shape, rng):
     if kind == "normal":
         return rng.normal(size=shape)
@@ -49,6 +55,10 @@ def _sample(kind, shape, rng):
         return x
     if kind == "complex":
         return rng.normal(size=shape) + 1j * rng.normal(size=shape)
+    if kind == "singular":
+        x = rng.normal(size=shape) + 1j * rng.normal(size=shape)
+        x[..., -1, :] = x[..., 0, :] * (0.5 + 1j)
+        return x
     size = int(np.prod(shape))
     return (rng.permutation(size) - size / 2 + 0.3).reshape(shape) * 0.37
 
@@ -171,7 +181,10 @@ CASES = {
         ([_normal(3, 5)], _each("diff")),
         ([_normal(3, 5), _normal(1, 5)], lambda xp, x, e: xp.diff(x, axis=0, n=2, prepend=e)),
     ],
-    "expand_dims": [([_normal(3)], lambda xp, x: xp.expand_dims(x, axis=1))],
+    "expand_dims": [
+        ([_normal(3)], lambda xp, x: xp.expand_dims(x, axis=1)),
+        ([_normal(3, 2)], lambda xp, x: xp.expand_dims(x, axis=(0, -1))),
+    ],
     "flip": [([_normal(3, 4)], None), ([_normal(3, 4)], _each("flip", axis=1))],
     "meshgrid": [
         ([_normal(3), _normal(4)], lambda xp, *xs: _all(xp, xp.meshgrid(*xs))),
@@ -244,7 +257,17 @@ CASES = {
         ([_normal(3, 3)], lambda xp, x: xp.linalg.cholesky(_spd(xp, x), upper=True)),
         ([_complex(3, 3)], lambda xp, x: xp.linalg.cholesky(_spd(xp, x))),
     ],
-    "linalg.det": [([_normal(2, 3, 3)], None), ([_complex(3, 3)], None)],
+    "linalg.det": [
+        ([_normal(2, 3, 3)], None),
+        ([_complex(3, 3)], None),
+        ([_singular(4, 4)], lambda xp, x: xp.linalg.det(xp.real(x))),
+        ([_singular(3, 3)], None),
+    ],
+    "linalg.eig": [
+        ([_normal(4, 4)], lambda xp, x: _all(xp, _squares_of(xp.linalg.eig(x), 0))),
+        ([_complex(2, 3, 3)], lambda xp, x: _all(xp, _squares_of(xp.linalg.eig(x), 0))),
+    ],
+    "linalg.eigvals": [([_normal(4, 4)], None)],
     "linalg.eigh": [
         ([_normal(2, 3, 3)], lambda xp, x: _all(xp, _squares_of(xp.linalg.eigh(_spd(xp, x)), 0))),
         ([_complex(3, 3)], lambda xp, x: _all(xp, _squares_of(xp.linalg.eigh(_spd(xp, x)), 0))),
@@ -265,6 +288,9 @@ CASES = {
     "linalg.qr": [
         ([_normal(4, 3)], lambda xp, x: _all(xp, xp.linalg.qr(x))),
         ([_normal(2, 3, 3)], lambda xp, x: _all(xp, xp.linalg.qr(x, mode="complete"))),
+        ([_complex(4, 3)], lambda xp, x: _all(xp, xp.linalg.qr(x))),
+        ([_complex(3, 5)], lambda xp, x: _all(xp, xp.linalg.qr(x))),
+        ([_normal(2, 2, 4)], lambda xp, x: _all(xp, xp.linalg.qr(x))),
     ],
     "linalg.slogdet": [
         ([_normal(2, 3, 3)], lambda xp, x: xp.linalg.slogdet(x)[1]),
@@ -279,6 +305,7 @@ CASES = {
         ([_normal(4, 3)], lambda xp, x: _all(xp, _squares_of(xp.linalg.svd(x, full_matrices=False), 1))),
         ([_normal(2, 3, 4)], lambda xp, x: _all(xp, _squares_of(xp.linalg.svd(x, full_matrices=False), 1))),
         ([_normal(3, 3)], lambda xp, x: _all(xp, _squares_of(xp.linalg.svd(x), 1))),
+        *[([_complex(*shape)], lambda xp, x: _all(xp, _invariants(xp, x))) for shape in ((4, 3), (2, 3, 4))],
     ],
     "linalg.svdvals": [([_normal(4, 3)], None)],
     "linalg.vector_norm": [
@@ -333,6 +360,8 @@ CASES = {
     "setitem_": [
         ([_normal(3, 4), _normal(4)], lambda xp, x, v: _assign(xp, x, (0, ...), v)),
         ([_normal(3, 4), _normal(2, 1)], lambda xp, x, v: _assign(xp, x, (slice(0, 2), slice(1, 3)), v)),
+        ([_normal(5), _normal(3)], lambda xp, x, v: _assign(xp, x, (_indices(xp, [3, 0, 3], x),), v)),
+        ([_normal(3, 4), _normal(6)], lambda xp, x, v: _assign(xp, x, _fixed_mask(xp), v)),
     ],
     "to_device_": [([_normal(3)], lambda xp, x: x if not hasattr(x, "tape") else x.to_device(x.device))],
 }
@@ -342,6 +371,13 @@ def _spd(xp, x):
     """Return a symmetric, positive definite matrix."""
     h = xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
     return xp.matmul(x, xp.matrix_transpose(h)) + xp.eye(x.shape[-1], dtype=x.dtype)
+
+
+def _invariants(xp, x):
+    """Return what does not depend on the phases that a decomposition is free to choose."""
+    u, s, vh = xp.linalg.svd(x, full_matrices=False)
+    scale = xp.astype(xp.asarray([1.0, 2.0, 4.0]), u.dtype)
+    return [*(xp.astype(part, u.dtype) for part in _squares_of((u, s, vh), 1)), xp.matmul(u * scale, vh)]
 
 
 def _squares_of(parts, kept):
@@ -373,6 +409,25 @@ def _lookup(xp, name):
     return xp
 
 
+def _operators():
+    """Return cases of the operators that have derivatives: the array on the left, on the right, and in place."""
+    cases = {f"__{name}__": [([_normal(3)], lambda xp, x, f=f: f(x))] for name, f in _OF_ONE.items()}
+    for name in ("add", "sub", "mul", "truediv", "pow", "mod", "matmul"):
+        f, in_place = getattr(operator, name), getattr(operator, f"i{name}")
+        shape = (3, 3) if name == "matmul" else (3,)
+        arguments = [_positive(*shape), _positive(*shape)]
+        cases[f"__{name}__"] = [
+            (arguments, lambda xp, x, y, f=f: f(x, y)),
+            (arguments, lambda xp, x, y, f=in_place: f(x * 1.0, y)),
+        ]
+        if name != "matmul":
+            cases[f"__{name}__"].append(([_positive(3)], lambda xp, x, f=f: f(2.5, x)))
+    return cases
+
+
+_OF_ONE = {"abs": operator.abs, "neg": operator.neg, "pos": operator.pos}
+CASES |= _operators()
+CASES |= {"mT": [([_normal(2, 3, 4)], lambda xp, x: x.mT)], "T": [([_normal(3, 4)], lambda xp, x: x.T)]}
 PARAMETERS = [(name, k) for name, cases in CASES.items() for k in range(len(cases))]
 
 

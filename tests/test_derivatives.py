@@ -1,6 +1,7 @@
 """`jvp`, `jacobian`, `hessian` and `hvp` on every backend, against JAX in float64."""
 
 import contextvars
+import functools
 
 import numpy as np
 import pytest
@@ -166,6 +167,159 @@ def test_empty_and_scalar_arrays(device):
     xp = device.xp
     assert tuple(xdev.jacobian(lambda x: x * 2)(xp.zeros((0, 3))).shape) == (0, 3, 0, 3)
     assert xdev.item(xdev.hessian(lambda x: x**3)(xp.asarray(2.0))) == 12.0
+
+
+# -- orders and mixtures, all against JAX ----------------------------------------------------------------------------
+
+TREE = {"w": RNG.normal(size=(2, 2)), "b": [RNG.normal(size=2), None]}
+ALONG = {"w": RNG.normal(size=(2, 2)), "b": [RNG.normal(size=2), None]}
+POSITION, SPEED = RNG.normal(size=2), RNG.normal(size=2)
+
+
+def energy(t, y, xp):
+    """A scalar of a tree and an array, linear in nothing; on strict, captured arrays stand on the right."""
+    h = xp.sin(xp.matmul(t["w"], y) + y * t["b"][0])
+    return xp.sum(h * h * y) + y[0] ** 3 * xp.sum(xp.exp(t["b"][0] * 0.3))
+
+
+def field(t, y, xp):
+    return {"a": xp.matmul(t["w"], y) ** 3 + y[0] ** 4, "c": (xp.sum(y * t["b"][0] ** 2), None)}
+
+
+def square(tree, d):
+    """A scalar of all arrays of a tree."""
+    return sum(d.xp(x).sum(x * x * 0.5) for x in xdev.tree.leaves(tree))
+
+
+class Ours:
+    """xdev's functions, under the names of JAX's."""
+
+    grad, value_and_grad, vjp, jvp = xdev.grad, xdev.value_and_grad, xdev.vjp, xdev.jvp
+    jacobian, hessian, stop_gradient = xdev.jacobian, xdev.hessian, xdev.stop_gradient
+    xp = staticmethod(xdev.namespace)
+
+
+class Jax:
+    grad, value_and_grad, vjp, jvp = jax.grad, jax.value_and_grad, jax.vjp, jax.jvp
+    jacobian, hessian = jax.jacrev, jax.hessian
+    stop_gradient = staticmethod(lambda tree: jax.tree.map(jax.lax.stop_gradient, tree))
+    xp = staticmethod(lambda *_: jax.numpy)
+
+
+for _cls in (Ours, Jax):
+    for _name, _function in list(vars(_cls).items()):
+        if callable(_function) and not isinstance(_function, staticmethod):
+            setattr(_cls, _name, staticmethod(_function))
+
+
+def _with(f, d):
+    return lambda t, y: f(t, y, d.xp(y))
+
+
+MIXTURES = {
+    "grad grad grad": lambda d, t, y, v, u: d.grad(
+        lambda t: square(d.grad(lambda t: square(d.grad(_with(energy, d))(t, y), d))(t), d)
+    )(t),
+    "grad by each argument in turn": lambda d, t, y, v, u: d.grad(
+        lambda t, y: square(
+            d.grad(lambda t, y: square(d.grad(_with(energy, d), argnums=1)(t, y), d), argnums=-2)(t, y), d
+        ),
+        argnums=(1, 0),
+    )(t, y),
+    "grad of jvp of grad": lambda d, t, y, v, u: d.grad(
+        lambda t: square(d.jvp(lambda t: d.grad(_with(energy, d))(t, y), (t,), (v,))[1], d)
+    )(t),
+    "jvp of vjp of grad": lambda d, t, y, v, u: d.jvp(
+        lambda y: d.vjp(lambda y: d.grad(_with(energy, d), argnums=1)(t, y), y)[1](y)[0], (y,), (u,)
+    ),
+    "jvp of jvp of jvp": lambda d, t, y, v, u: d.jvp(
+        lambda y: d.jvp(lambda y: d.jvp(lambda y: field(t, y, d.xp(y)), (y,), (u,)), (y,), (u,)), (y,), (u,)
+    ),
+    "vjp of hessian": lambda d, t, y, v, u: d.vjp(d.hessian(_with(energy, d), argnums=1), t, y)[1](
+        d.xp(y).ones((2, 2), dtype=y.dtype)
+    ),
+    "jacobian of hessian": lambda d, t, y, v, u: d.jacobian(lambda y: d.hessian(lambda y: energy(t, y, d.xp(y)))(y))(y),
+    "hessian by two arguments": lambda d, t, y, v, u: d.hessian(_with(energy, d), argnums=(1, 0))(t, y),
+    "jacobian of a tree by two trees": lambda d, t, y, v, u: d.jacobian(_with(field, d), argnums=(0, 1))(t, y),
+    "grad of jacobian with aux": lambda d, t, y, v, u: d.value_and_grad(
+        lambda y: (square(d.jacobian(_with(field, d), argnums=1)(t, y), d), {"y": y * 2, "t": [t["w"], None]}),
+        has_aux=True,
+    )(y),
+    "an inner gradient of an outer array": lambda d, t, y, v, u: d.grad(
+        lambda y: square(d.grad(lambda z: energy(t, z * y, d.xp(y)))(d.stop_gradient(y)), d)
+    )(y),
+    "a pullback of an outer cotangent": lambda d, t, y, v, u: d.grad(
+        lambda y: square(d.vjp(lambda z: z**3 * y, u)[1](y * y), d)
+    )(y),
+}
+
+
+@functools.cache
+def by_jax(name):
+    return oracle(lambda *args: MIXTURES[name](Jax, *args), TREE, POSITION, ALONG, SPEED)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_to_third_order(device, name):
+    args = [there(x, device) for x in (TREE, POSITION, ALONG, SPEED)]
+    same(MIXTURES[name](Ours, *args), by_jax(name))
+
+
+def test_dtypes_and_complex_arrays_beside_each_other(device):
+    """Each gradient has the dtype of its array; of complex ones it is JAX's, not the conjugate."""
+    point = {
+        "half": np.asarray([0.5, 2.0], np.float32),
+        "whole": np.asarray([1.5, -1.0]),
+        "z": np.asarray([1 + 2j, -0.5j]),
+    }
+
+    def f(t, xp):
+        y = xp.astype(t["half"], xp.float64) * t["whole"] if xp is not jax.numpy else t["half"] * t["whole"]
+        return xp.sum(xp.real(t["z"] ** 3 * y)) + xp.sum(xp.abs(t["z"]) ** 2 * y)
+
+    found = xdev.grad(lambda t: f(t, xdev.namespace(t["z"])))(there(point, device))
+    want = oracle(jax.grad(lambda t: f(t, jax.numpy)), point)
+    assert {name: str(xdev.to_numpy(x).dtype) for name, x in found.items()} == {
+        "half": "float32", "whole": "float64", "z": "complex128",
+    }  # fmt: skip
+    assert_close(xdev.to_numpy(found), want, rtol=1e-6)
+    z = there(point["z"], device)
+    same(
+        xdev.vjp(lambda z: z * z * z, z)[1](there(np.asarray([1j, 2 + 1j]), device))[0],
+        oracle(lambda z, c: jax.vjp(lambda z: z * z * z, z)[1](c)[0], point["z"], np.asarray([1j, 2 + 1j])),
+    )
+
+
+def test_rules_of_the_users_and_remat_to_third_order(device):
+    """A rule with arguments that are no arrays, under `remat` with a generator, whose numbers are drawn again."""
+
+    @xdev.custom_vjp
+    def scaled(x, power, options):
+        return x**power * options["by"]
+
+    def forward(x, power, options):
+        return scaled(x, power, options), (x, power, options["by"])
+
+    def backward(residuals, g):
+        x, power, by = residuals
+        return g * x ** (power - 1) * (power * by), None, None
+
+    scaled.defvjp(forward, backward)
+
+    def noisy(x, rng):
+        return scaled(x, 4, {"by": 2.0, "name": "text"}) * rng.uniform((2,), dtype=x.dtype), rng
+
+    rng = xdev.random.Generator(3, device)
+    noise = xdev.to_numpy(xdev.random.Generator(3, device).uniform((2,), dtype=device.xp.float64))
+
+    def f(x):
+        return xdev.namespace(x).sum(xdev.remat(noisy)(x, rng)[0])
+
+    x = there(POSITION, device)
+    same(xdev.grad(f)(x), 8 * POSITION**3 * noise)
+    same(xdev.hessian(f)(x), np.diag(24 * POSITION**2 * noise))
+    same(xdev.jacobian(xdev.hessian(f))(x)[0, 0, 0], 48 * POSITION[0] * noise[0])
+    same(xdev.hvp(f, (x,), (x,))[0], 24 * POSITION**3 * noise)
 
 
 @pytest.mark.parametrize(

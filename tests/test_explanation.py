@@ -183,9 +183,8 @@ def test_a_local_array_does_not_explain_an_error_of_the_users(device):
 
 @pytest.mark.xdev_backends(only=["jax"], reason="the others do not mix with arrays of the host")
 def test_an_argument_on_its_way_to_the_host_does_not_blame_an_array_of_the_host(device):
-    jax = pytest.importorskip("jax")
     mean = np.ones(2, np.float32)
-    with pytest.raises(jax.errors.TracerArrayConversionError):
+    with pytest.raises(xdev.TracedValueError, match=r"^a function of NumPy needs the value of an array"):
         xdev.grad(lambda w: (w * mean).sum() + np.asarray(w).sum())(device.xp.ones(2))
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ CORE = sorted((ROOT / "xdev").rglob("*.py"))
 PLUGINS = sorted((ROOT / "backends").rglob("*.py"))
 
 FRAMEWORKS = ("torch", "jax", "cupy", "array_api_strict")
-OPTIONAL = (*FRAMEWORKS, "matplotlib", "optax", "pytest", "scipy", "sklearn")
+OPTIONAL = (*FRAMEWORKS, "einops", "matplotlib", "optax", "pytest", "scipy", "sklearn")
 """What the core works without."""
 
 LAYERS = (
@@ -27,7 +28,7 @@ LAYERS = (
     ("contract",),
     ("floating",),
     ("registry",),
-    ("nodes",),
+    ("nodes", "locking"),
     ("namespaces",),
     ("device_names",),
     ("device_search",),
@@ -206,6 +207,41 @@ def test_plugins_know_the_contract_and_nothing_else(path):
 def test_files_stay_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{name_of(path)} has {lines} lines: it may hold two concerns"
+
+
+TAPE = [
+    *(ROOT / "xdev" / "autodiff" / f"{name}.py" for name in ("array", "tape", "record", "primitive", "namespace")),
+    *sorted((ROOT / "xdev" / "autodiff" / "rules").glob("*.py")),
+]
+MAX_TAPE = 1500
+"""Lines of code of what records, the namespace and all rules: it shall be read in an evening."""
+
+
+def code_lines(path):
+    """Count the lines that are no comments, no docstrings and not empty."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    told = set()
+    for node in ast.walk(tree):
+        first = node.body[0] if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            told.update(range(first.lineno, first.end_lineno + 1))
+    code = set()
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type not in _NO_CODE:
+                code.update(range(token.start[0], token.end[0] + 1))
+    return len(code - told)
+
+
+_NO_CODE = {
+    tokenize.ENCODING, tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}  # fmt: skip
+
+
+def test_the_tape_stays_small():
+    count = sum(map(code_lines, TAPE))
+    assert count < MAX_TAPE, f"tape, namespace and rules have {count} lines of code"
 
 
 # -- NumPy alone -------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what type checkers see; a test holds it against the table b
         PromotionWarning,
         RandomError,
         StaleStateError,
+        TracedValueError,
         TrainingError,
         TransferBudgetExceeded,
         TransferError,

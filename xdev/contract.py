@@ -307,6 +307,10 @@ class Backend(ABC):
         """Return a copy of `x` on its device."""
         return self.xp.asarray(x, copy=True)
 
+    def written_memory(self, x: Array) -> np.ndarray[Any, Any] | None:
+        """Return the NumPy array in which `x` is written, so that it can be made read-only; None if there is none."""
+        return None
+
     def pointer(self, x: Array) -> int | None:
         """Return the address of the first element, by which sharing is recognised, or None if not known."""
         return None
@@ -345,7 +349,7 @@ class Backend(ABC):
     ) -> tuple[Array, Any, list[Array]]:
         """Return (value, auxiliary output, gradients) of `function(leaves) -> (scalar, auxiliary)`.
 
-        The default is `NotImplemented`: the core then uses its own reverse mode.
+        Gradients of None: the scalar depends on no leaf. `NotImplemented`, the default: by the core's own reverse mode.
         """
         return NotImplemented  # type: ignore[no-any-return]  # as binary operators do
 
@@ -431,9 +435,6 @@ class Backend(ABC):
 
     def __repr__(self) -> str:
         return f"<xdev backend {self.name!r}>"
-
-
-# -- the machine -------------------------------------------------------------------------------------
 
 
 def host_memory() -> tuple[int, int] | None:

@@ -14,10 +14,10 @@ from typing import Any
 from . import tree
 from .contract import dtype_name
 from .device import namespace, native_of
-from .differentiation import Split, constants, is_differentiable
+from .differentiation import Split, argument_numbers, check_function, constants, is_differentiable, selected
 from .errors import GradientError, a
 from .floating import holding
-from .transform import argument_numbers, common_backend, grad, selected, vjp
+from .transform import common_backend, grad, vjp
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp"]
 
@@ -55,9 +55,11 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     >>> xdev.jvp(lambda x: x**3, (np.asarray([2.0]),), (np.asarray([1.0]),))
     (array([8.]), array([12.]))
     """
+    check_function(f, "jvp")
     primals, tangents = _arguments(primals, "primals"), _arguments(tangents, "tangents")
     _check_tangents(primals, tangents)
     split = Split.of(primals)
+    common_backend(split.leaves, primals, {}, "jvp")
     with _holding(split.leaves):
         value, pull = vjp(f, *primals)
         leaves, treedef = tree.flatten(value)
@@ -107,6 +109,7 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
     array([[2., 0.],
            [0., 4.]])
     """
+    check_function(f, "jacobian")
     return _jacobian(f, argnums)
 
 
@@ -202,6 +205,7 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
     array([[ 6.,  0.],
            [ 0., 12.]])
     """
+    check_function(f, "hessian")
     return _jacobian(grad(f, argnums), argnums, gradients=True)
 
 
@@ -233,9 +237,11 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     >>> xdev.hvp(lambda x: xdev.namespace(x).sum(x**3), (np.asarray([1.0, 2.0]),), (np.asarray([1.0, 1.0]),))
     (array([ 6., 12.]),)
     """
+    check_function(f, "hvp")
     primals, tangents = _arguments(primals, "primals"), _arguments(tangents, "tangents")
     _check_tangents(primals, tangents)
     split = Split.of(primals)
+    common_backend(split.leaves, primals, {}, "hvp")
     with _holding(split.leaves):
         gradient, pull = vjp(grad(f, tuple(range(len(primals)))), *primals)
         nothing = tree.map(lambda g: namespace(g).zeros_like(g) if hasattr(g, "dtype") else g, gradient)

@@ -1,4 +1,4 @@
-"""What gradients and training steps share: trees taken apart, and the way to a gradient."""
+"""What gradients and training steps share: arguments checked, trees taken apart, and the way to a gradient."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import autodiff, registry, tree
-from .autodiff.engine import check_loss
+from .autodiff.engine import check_loss, warn_of_constant
 from .contract import Backend, dtype_name
-from .device import device_of_array, native_of
+from .device import device_of_array, namespace, native_of
+from .errors import ArrayTypeError, GradientError, a
+from .locking import Locks
 from .tree_marks import trainable_mask
 
-__all__ = ["Split", "constants", "differentiate", "is_complex", "is_differentiable", "take_apart"]
+__all__ = [
+    "Split",
+    "argument_numbers",
+    "check_function",
+    "constants",
+    "differentiate",
+    "fitting_cotangent",
+    "is_complex",
+    "is_differentiable",
+    "locked",
+    "names_of",
+    "selected",
+    "take_apart",
+]
 
 DIFFERENTIABLE = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
 
@@ -111,9 +126,15 @@ def is_complex(x: Any) -> bool:
 
 
 def differentiate(
-    backend: Backend, function: Callable[[list[Any]], tuple[Any, list[Any]]], leaves: list[Any]
+    backend: Backend,
+    function: Callable[[list[Any]], tuple[Any, list[Any]]],
+    leaves: list[Any],
+    names: Callable[[], Sequence[str]] | None = None,
 ) -> tuple[Any, list[Any], list[Any]]:
-    """Return (value, auxiliary arrays, gradients) by the backend's gradients, or else by the tape."""
+    """Return (value, auxiliary arrays, gradients) by the backend's gradients, or else by the tape.
+
+    `names` gives what the leaves are called in the warning that the value depends on none of them.
+    """
     if type(backend).value_and_grad is not Backend.value_and_grad:
 
         def checked(leaves: list[Any]) -> tuple[Any, list[Any]]:
@@ -123,8 +144,31 @@ def differentiate(
 
         native = backend.value_and_grad(checked, leaves)
         if native is not NotImplemented:
-            return native
-    return autodiff.value_and_grad(function, leaves)
+            value, aux, gradients = native
+            if gradients is None:
+                warn_of_constant(len(leaves), names)
+                gradients = [namespace(leaf).zeros_like(leaf) for leaf in leaves]
+            return value, aux, gradients
+    return autodiff.value_and_grad(function, leaves, names)
+
+
+def names_of(arrays: Sequence[Any], roots: Sequence[tuple[str, Any]]) -> list[str]:
+    """Return where arrays stand in named trees, which hold all of them: `args[0]['w']`."""
+    found: dict[int, list[str]] = {}
+    for name, root in roots:
+        for path, leaf in zip(*tree.flatten_with_paths(root)[:2], strict=True):
+            found.setdefault(id(leaf), []).append(tree.path_string(path, name))
+    paths = [found[id(x)] for x in arrays]
+    return [its.pop(0) if len(its) > 1 else its[0] for its in paths]
+
+
+def locked(backend: Backend, leaves: Sequence[Any]) -> Locks:
+    """Return the locks of what a function takes, which the tape needs as it is until the gradient is there."""
+    locks = Locks()
+    if type(backend).value_and_grad is Backend.value_and_grad:
+        for leaf in leaves:
+            locks.add(leaf)
+    return locks
 
 
 def constants(backend: Backend, tree_: Any) -> Any:
@@ -151,3 +195,53 @@ def take_apart(out: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
         )
 
     return arrays, rebuild
+
+
+# -- arguments ---------------------------------------------------------------------------------------
+
+
+def check_function(f: Any, name: str) -> None:
+    """Refuse what cannot be called, such as the result of a function in its place."""
+    if not callable(f):
+        raise ArrayTypeError(f"{name} takes a function, got {a(type(f).__name__)}")
+
+
+def argument_numbers(name: str, given: Any) -> tuple[int, ...]:
+    """Return argument numbers as a tuple."""
+    numbers = (given,) if isinstance(given, int) else given
+    if not isinstance(numbers, tuple | list) or not all(isinstance(n, int) for n in numbers):
+        raise ArrayTypeError(f"{name} takes an int or a sequence of ints, the places of arguments; got {given!r}")
+    return tuple(numbers)
+
+
+def selected(f: Callable[..., Any], args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
+    """Return the arguments of those numbers."""
+    count = len(args)
+    for number in numbers:
+        if not -count <= number < count:
+            name = getattr(f, "__name__", "the function")
+            raise GradientError(f"argnums={number}, but {name} was called with {count} positional arguments")
+    if len({number % count for number in numbers}) < len(numbers):
+        raise GradientError(
+            f"argnums={numbers} names an argument more than once, and {count} were given; name each once"
+        )
+    return [args[number] for number in numbers]
+
+
+def fitting_cotangent(cotangent: Any, y: Any, path: str) -> Any:
+    """Return a cotangent that fits an output, numbers as arrays."""
+    shape, dtype = tuple(y.shape), dtype_name(y.dtype)
+    if isinstance(cotangent, int | float | complex) and shape == ():
+        return namespace(y).full_like(y, cotangent)
+    got = getattr(cotangent, "shape", None)
+    if got is None or not hasattr(cotangent, "dtype"):
+        raise GradientError(
+            f"{path} is {a(type(cotangent).__name__)}; expected an array of shape {shape}, its output's"
+        )
+    if tuple(got) != shape:
+        raise GradientError(f"{path} has shape {tuple(got)}, its output {shape}; make them equal")
+    if dtype_name(cotangent.dtype) != dtype:
+        raise GradientError(
+            f"{path} has dtype {dtype_name(cotangent.dtype)}, its output {dtype}; cast it with xp.astype"
+        )
+    return cotangent

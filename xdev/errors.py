@@ -11,6 +11,7 @@
     │   └── DeviceMismatchError                     arrays that must share a device do not
     ├── ArrayTypeError (TypeError)                  not an array of any backend, or of another wrong type
     ├── DTypeError (TypeError)                      the target cannot hold that dtype
+    ├── TracedValueError (TypeError)                a value is asked for that is not known while a function is traced
     ├── TransferError (ValueError)                  what came cannot be moved
     │   ├── CopyRequiredError                       copy=False, and a copy is needed
     │   └── TransferBudgetExceeded                  a crossing that a budget forbids
@@ -49,6 +50,7 @@ __all__ = [
     "PromotionWarning",
     "RandomError",
     "StaleStateError",
+    "TracedValueError",
     "TrainingError",
     "TransferBudgetExceeded",
     "TransferError",
@@ -91,6 +93,10 @@ class ArrayTypeError(XdevError, TypeError):
 
 class DTypeError(XdevError, TypeError):
     """A dtype that the target cannot hold, or that does not cross frameworks."""
+
+
+class TracedValueError(XdevError, TypeError):
+    """A value of an array that is not known while a function is traced, as under `xdev.jit` on JAX."""
 
 
 class TransferError(XdevError, ValueError):
@@ -160,6 +166,15 @@ class FileError(XdevError, ValueError):
 def a(word: str) -> str:
     """Return a word with its article: "a dict", "an int"."""
     return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
+
+
+def no_rule(framework: str, error: Exception) -> NoGradientRule:
+    """Return the error for a function that a framework cannot differentiate, given what it raised."""
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    return NoGradientRule(
+        f"{framework} has no gradient rule ({said}); give the function one with xdev.custom_vjp, write it with "
+        "functions that have one, or stop the gradient with xdev.stop_gradient"
+    )
 
 
 class PromotionWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Errors that come of arrays on different devices, told as what they are.
+"""Errors of a framework, told as what they are: arrays on different devices, values not known, no gradient.
 
 Requirements: nothing is looked at before something was raised. What a framework raised stays the cause of what is
 told. Arrays that a function takes from outside are found by its names, and blamed only if the error speaks of them.
@@ -19,6 +19,7 @@ from .contract import Backend
 from .device import common_device, device_of_array
 from .device_search import Device
 from .errors import DeviceMismatchError, GradientError, XdevError
+from .locking import refusal
 
 __all__ = ["captured", "explained"]
 
@@ -26,11 +27,11 @@ Roots = list[tuple[str, Any]] | Callable[[], list[tuple[str, Any]]]
 """Named trees, or what makes them when an error needs them."""
 DEPTH = 3
 """How far functions are followed into the functions that they call."""
-_TOLD = (RuntimeError, TypeError, ValueError, AttributeError)
+_TOLD = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 
 
 class explained:  # noqa: N801  a context, used like a function
-    """Context in which errors of arrays on different devices are told as `DeviceMismatchError`."""
+    """Context in which errors are told as xdev's own: of different devices, or what the backend translates."""
 
     __slots__ = ("_backend", "_function", "_roots")
 
@@ -48,22 +49,26 @@ class explained:  # noqa: N801  a context, used like a function
             roots = self._roots() if callable(self._roots) else self._roots
             told = _explanation(self._backend, roots, self._function, error)
             if told is not None:
-                raise told from error
+                try:
+                    raise told from error
+                finally:
+                    del told  # which refers to this frame
 
 
 def _explanation(
     backend: Backend, roots: list[tuple[str, Any]], function: Callable[..., Any], error: Exception
 ) -> Exception | None:
+    where = None
     try:
         where = common_device(roots, "this call")
     except DeviceMismatchError as told:
         return None if isinstance(error, DeviceMismatchError) else told
-    except Exception:  # noqa: BLE001  the first error is the one to tell
-        return None
+    except Exception:  # noqa: BLE001  the first error is the one to tell; what is traced has no device
+        pass
     if isinstance(error, XdevError) and not isinstance(error, DeviceMismatchError):
         return None
-    translated = backend.translate_error(error)
-    if translated is not None:
+    translated = refusal(error) or backend.translate_error(error)
+    if translated is not None or where is None:
         return translated
     for holder, name, leaf in captured(function):
         its = _elsewhere(backend, where, leaf, error)

@@ -14,8 +14,19 @@ from typing import Any
 
 from . import autodiff, registry, tree
 from .contract import Backend, dtype_name
-from .device import common_device, namespace, native_of, scope_of
-from .differentiation import Split, constants, differentiate, take_apart
+from .device import common_device, native_of, scope_of
+from .differentiation import (
+    Split,
+    argument_numbers,
+    check_function,
+    constants,
+    differentiate,
+    fitting_cotangent,
+    locked,
+    names_of,
+    selected,
+    take_apart,
+)
 from .errors import ArrayTypeError, GradientError, a
 from .explanation import explained
 from .floating import default_float, holding, is_wide
@@ -54,6 +65,12 @@ def value_and_grad(
     DeviceMismatchError
         When called: if the arguments, or arrays that `f` takes from outside, are on different devices.
 
+    Warns
+    -----
+    UserWarning
+        When called: if the loss depends on none of the arrays that it is differentiated by; their gradients are zero.
+        Of some of them no word is said. JAX does not tell within another gradient.
+
     Examples
     --------
     >>> import numpy as np, xdev
@@ -64,6 +81,7 @@ def value_and_grad(
     >>> float(value), gradient
     (13.0, array([18.,  4.]))
     """
+    check_function(f, "value_and_grad")
     single = isinstance(argnums, int)
     numbers = argument_numbers("argnums", argnums)
 
@@ -84,9 +102,11 @@ def value_and_grad(
             aux_box.append(rebuild)
             return value, arrays
 
-        wide = holding(backend, tree.leaves((args, kwargs)))
-        with explained(backend, _named(args, kwargs), f), scope_of(split.leaves[0]), wide:
-            value, arrays, gradients = differentiate(backend, of_leaves, split.leaves)
+        given = tree.leaves((args, kwargs))
+        wide, locks = holding(backend, given), locked(backend, given)
+        with explained(backend, _named(args, kwargs), f), scope_of(split.leaves[0]), wide, locks:
+            names = lambda: names_of(split.leaves, [_named(args, {})[number] for number in numbers])  # noqa: E731
+            value, arrays, gradients = differentiate(backend, of_leaves, split.leaves, names)
             result = split.join_gradients(gradients)
         gradient = result[0] if single else tuple(result)
         return ((value, aux_box[-1](arrays)), gradient) if has_aux else (value, gradient)
@@ -118,6 +138,7 @@ def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool 
     >>> float(xdev.grad(xdev.grad(cube))(np.asarray(2.0)))
     12.0
     """
+    check_function(f, "grad")
     both = value_and_grad(f, argnums, has_aux)
 
     @functools.wraps(f)
@@ -160,6 +181,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     >>> pullback(np.asarray([1.0, 1.0]))
     (array([2., 4.]),)
     """
+    check_function(f, "vjp")
     split = Split.of(args)
     backend = common_backend(split.leaves, args, {}, "vjp")
     box: list[Callable[[list[Any]], Any]] = []
@@ -179,34 +201,17 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         leaves, treedef = tree.flatten(cotangent)
         if treedef != expected:
             raise GradientError(f"the cotangent has structure {treedef}, expected that of the value, {expected}")
-        with scope_of(split.leaves[0]), holding(backend, [*split.leaves, *parts]):
+        roots = lambda: [*_named(args, {}), ("cotangent", cotangent)]  # noqa: E731
+        wide = holding(backend, [*split.leaves, *parts])
+        with explained(backend, roots, f), scope_of(split.leaves[0]), wide:
             pulled = [
-                _cotangent(c, y, tree.path_string(path, "cotangent"))
+                fitting_cotangent(c, y, tree.path_string(path, "cotangent"))
                 for c, y, path in zip(leaves, parts, paths, strict=True)
                 if native_of(y) is not None
             ]
             return tuple(split.join_gradients(pull(pulled)))
 
     return value, pullback
-
-
-def _cotangent(cotangent: Any, y: Any, path: str) -> Any:
-    """Return a cotangent that fits an output, numbers as arrays."""
-    shape, dtype = tuple(y.shape), dtype_name(y.dtype)
-    if isinstance(cotangent, int | float | complex) and shape == ():
-        return namespace(y).full_like(y, cotangent)
-    got = getattr(cotangent, "shape", None)
-    if got is None or not hasattr(cotangent, "dtype"):
-        raise GradientError(
-            f"{path} is {a(type(cotangent).__name__)}; expected an array of shape {shape}, its output's"
-        )
-    if tuple(got) != shape:
-        raise GradientError(f"{path} has shape {tuple(got)}, its output {shape}; make them equal")
-    if dtype_name(cotangent.dtype) != dtype:
-        raise GradientError(
-            f"{path} has dtype {dtype_name(cotangent.dtype)}, its output {dtype}; cast it with xp.astype"
-        )
-    return cotangent
 
 
 def stop_gradient(tree_: Any, /) -> Any:
@@ -259,6 +264,8 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     ------
     ArrayTypeError
         If `static_argnums` are no integers; when called, if a static argument does not hash.
+    TracedValueError
+        When called, on backends that compile: if the function needs the value of an array, as `if` and `float` do.
     RandomError
         When called: if the function draws from a generator that it takes from outside, on every backend.
     DeviceMismatchError
@@ -270,6 +277,7 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     >>> xdev.jit(lambda x: x + 1)(np.zeros(2))
     array([1., 1.])
     """
+    check_function(f, "jit")
     numbers = argument_numbers("static_argnums", static_argnums)
     compiled: dict[Any, Any] = {}
 
@@ -307,14 +315,6 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         return box[0](out)
 
     return wrapped
-
-
-def argument_numbers(name: str, given: Any) -> tuple[int, ...]:
-    """Return argument numbers as a tuple."""
-    numbers = (given,) if isinstance(given, int) else given
-    if not isinstance(numbers, tuple | list) or not all(isinstance(n, int) for n in numbers):
-        raise ArrayTypeError(f"{name} takes an int or a sequence of ints, the places of arguments; got {given!r}")
-    return tuple(numbers)
 
 
 def _tied(given: list[Any]) -> tuple[list[Any], list[int]]:
@@ -375,15 +375,6 @@ def _compile(
         return once
 
     return backend.jit(of_arrays, donate=(0,) if donate else ()), box
-
-
-def selected(f: Callable[..., Any], args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
-    """Return the arguments of those numbers."""
-    for number in numbers:
-        if not -len(args) <= number < len(args):
-            name = getattr(f, "__name__", "the function")
-            raise GradientError(f"argnums={number}, but {name} was called with {len(args)} positional arguments")
-    return [args[number] for number in numbers]
 
 
 def common_backend(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Backend:

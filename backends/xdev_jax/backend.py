@@ -7,6 +7,7 @@ where it documents a copy, and copies asynchronously where it does copy.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, cast
 
@@ -260,9 +261,18 @@ class JaxBackend(Backend):
 
     def value_and_grad(
         self, function: Callable[[list[Array]], tuple[Array, Any]], leaves: list[Array]
-    ) -> tuple[Array, Any, list[Array]]:
-        (value, aux), gradients = self.jax.value_and_grad(function, has_aux=True)(leaves)
-        return value, aux, list(map(self._beside, gradients, leaves))
+    ) -> tuple[Array, Any, Any]:
+        constant = False
+
+        def watched(leaves: list[Array]) -> tuple[Array, Any]:
+            nonlocal constant
+            value, aux = function(leaves)
+            # What depends on leaves is traced as they are, and so may be what depends on arrays of an outer gradient.
+            constant = all(type(value) is not type(leaf) for leaf in leaves)
+            return value, aux
+
+        (value, aux), gradients = self.jax.value_and_grad(watched, has_aux=True)(leaves)
+        return value, aux, None if constant else list(map(self._beside, gradients, leaves))
 
     def _beside(self, gradient: Array, leaf: Array) -> Array:
         """Return a gradient where its argument is: one that JAX finds constant is made on the default device."""
@@ -294,8 +304,18 @@ class JaxBackend(Backend):
         return self.jax.lax.stop_gradient(x)
 
     def jit(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def told(*args: Any) -> Any:  # here it is known that something compiles
+            try:
+                return function(*args)
+            except Exception as error:
+                translated = self.translate_error(error)
+                if translated is None:
+                    raise
+                raise translated from error
+
         # What is unused says where to compute all the same.
-        return cast("Callable[..., Any]", self.jax.jit(function, donate_argnums=donate, keep_unused=True))
+        return cast("Callable[..., Any]", self.jax.jit(told, donate_argnums=donate, keep_unused=True))
 
     # -- reports -------------------------------------------------------------------------------------
 
@@ -317,6 +337,11 @@ class JaxBackend(Backend):
         from .diagnosis import threads
 
         return threads(self)
+
+    def translate_error(self, error: Exception) -> Exception | None:
+        from .errors import translate
+
+        return translate(self.jax, error)
 
     def is_device_mismatch(self, error: BaseException) -> bool:
         return isinstance(error, ValueError) and "incompatible devices" in str(error)

@@ -76,6 +76,9 @@ class NumpyBackend(Backend):
     def clone(self, x: Array) -> Array:
         return np.array(x, copy=True, order="C")  # the in-place updates walk parameters as flat memory
 
+    def written_memory(self, x: Array) -> np.ndarray[Any, Any] | None:
+        return x if isinstance(x, np.ndarray) else None
+
     def pointer(self, x: Array) -> int | None:
         return int(x.__array_interface__["data"][0])
 

@@ -99,6 +99,9 @@ class StrictBackend(Backend):
     def clone(self, x: Array) -> Array:
         return self.xp.asarray(x, copy=True)
 
+    def written_memory(self, x: Array) -> np.ndarray[Any, Any] | None:
+        return getattr(x, "_array", None)  # what its methods write to
+
     def pointer(self, x: Array) -> int | None:
         return int(np.from_dlpack(x).__array_interface__["data"][0])
 

@@ -298,6 +298,9 @@ class TorchBackend(Backend):
 
     # -- reports -------------------------------------------------------------------------------------
 
+    def translate_error(self, error: Exception) -> Exception | None:
+        return self._gradients.translate_error(error)  # type: ignore[no-any-return]  # a module of the plug-in
+
     def is_device_mismatch(self, error: BaseException) -> bool:
         return isinstance(error, RuntimeError) and "to be on the same device" in str(error)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 
-__all__ = ["custom_vjp", "depth", "remat", "value_and_grad", "vjp"]
+from xdev.errors import no_rule
+
+__all__ = ["custom_vjp", "depth", "remat", "translate_error", "value_and_grad", "vjp"]
 
 depth: ContextVar[int] = ContextVar("xdev_torch gradient depth", default=0)
 """How many gradients are being taken around this call."""
@@ -59,23 +62,23 @@ def _conj(x: Any) -> Any:
     return x.conj_physical() if x.is_complex() else x
 
 
-def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: list[Any]) -> tuple[Any, Any, list[Any]]:
-    """Return (value, auxiliary output, gradients)."""
+def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: list[Any]) -> tuple[Any, Any, Any]:
+    """Return (value, auxiliary output, gradients), the last None if the value depends on no leaf."""
     nested = _is_nested(leaves)
     token = depth.set(depth.get() + 1)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             inputs = _inputs(leaves, nested)
             value, aux = function(inputs)
-            if not value.requires_grad:
-                return value.clone(), aux if nested else _detached(aux), [torch.zeros_like(leaf) for leaf in leaves]
-            gradients = torch.autograd.grad(value, inputs, create_graph=nested, allow_unused=True)
+            found: Any = ()
+            if isinstance(value, torch.Tensor):
+                if value.requires_grad:
+                    found = torch.autograd.grad(value, inputs, create_graph=nested, allow_unused=True)
+                value = (value if nested else value.detach()).clone()  # it may be a leaf's own memory
     finally:
         depth.reset(token)
-    gradients = _finish(gradients, leaves)
-    if nested:  # cloned, since the value may be a leaf's own memory
-        return value.clone(), aux, gradients
-    return value.detach().clone(), _detached(aux), gradients
+    gradients = _finish(found, leaves) if any(x is not None for x in found) else None
+    return value, aux if nested else _detached(aux), gradients
 
 
 def _detached(aux: Any) -> Any:
@@ -186,3 +189,9 @@ def custom_vjp(
         return list(_Ruled.apply((of_tensors, to_tensors), *(arrays[n] for n in places)))
 
     return call
+
+
+def translate_error(error: Exception) -> Exception | None:
+    """Return the error for a function without a gradient, if torch says that there is none."""
+    none = re.search("derivative for .* is not implemented|is not differentiable when", str(error))
+    return no_rule("torch", error) if none and isinstance(error, RuntimeError) else None

@@ -169,7 +169,7 @@ def test_the_loss_must_be_real_and_floating(xp):
     "loss", [lambda x: stop_gradient(x)[0], lambda x: namespace(x).asarray(1.0) if x[0] > 0.0 else x[0]]
 )
 def test_a_loss_that_depends_on_nothing_warns_and_gives_zeros(xp, loss):
-    with pytest.warns(UserWarning, match=r"depends on none of the arrays \[0\]"):
+    with pytest.warns(UserWarning, match="depends on none of the 1 arrays that it is diff"):
         _, _, (g,) = value_and_grad(lambda xs: (loss(xs[0]), None), [xp.ones((2,))])
     assert_close(g, xp.zeros((2,)))
 
@@ -384,7 +384,7 @@ def test_questions_about_arrays_get_plain_answers(xp):
         assert ns.can_cast(v, v.dtype)
         assert ns.float32 == xp.float32
         assert ns.pi == xp.pi
-        assert ns.__name__ == xp.__name__
+        assert xp.__name__ in ns.__name__
         return ns.sum(v)
 
     grad(f)(xp.asarray([1.0, 2.0], dtype=xp.float64))
@@ -451,7 +451,7 @@ def test_a_function_without_a_rule_says_where_to_add_one(xp):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x.xp.linalg.qr(x)[1], r"linalg.qr has no gradient rule for matrices of shape \(2, 3\)"),
+        (lambda x: x.xp.linalg.qr(x.mT, mode="complete")[1], r"linalg.qr has no gradient rule in the mode .complete. for"),
         (lambda x: x.xp.linalg.svd(x)[0], r"linalg.svd has no gradient rule with full_matrices=True"),
     ],
 )

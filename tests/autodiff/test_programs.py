@@ -17,6 +17,17 @@ from xdev.testing import assert_close  # noqa: E402
 from xdev.transfer import to_numpy  # noqa: E402
 
 SHAPE = (3, 3)
+
+
+def _complex(xp, x):
+    return xp.astype(x, xp.complex128)
+
+
+def _turn(xp, x):
+    """Return exp(ix)."""
+    return xp.exp(_complex(xp, x) * 1j)
+
+
 # Each takes the namespace and two arrays of shape (3, 3), and returns one of that shape.
 STEPS = {
     "add": lambda xp, a, b: a + b,
@@ -46,6 +57,17 @@ STEPS = {
     "roll": lambda xp, a, b: xp.roll(a, 1, axis=0) + xp.flip(b),
     "reshape": lambda xp, a, b: xp.reshape(xp.reshape(a, (9,))[::-1], SHAPE) - b,
     "triangle": lambda xp, a, b: xp.tril(a) + xp.triu(b, k=1),
+    "diff": lambda xp, a, b: xp.diff(a, axis=0, prepend=b[:1, :]),
+    "clip": lambda xp, a, b: xp.clip(a, -0.8, 0.9) * b,
+    "repeat": lambda xp, a, b: xp.repeat(a[:1, :], 3, axis=0) + b,
+    "log_add": lambda xp, a, b: xp.logaddexp(a, b) - xp.atan2(a, 2.0 + b * b),
+    "length": lambda xp, a, b: a / (1.0 + xp.linalg.vector_norm(b, axis=1, keepdims=True)),
+    "solve": lambda xp, a, b: xp.linalg.solve(0.3 * a + 3.0 * xp.eye(3), b),
+    "det": lambda xp, a, b: a * xp.linalg.det(0.3 * b + xp.eye(3)),
+    "cholesky": lambda xp, a, b: xp.linalg.cholesky(a @ a.T + 2.0 * xp.eye(3)) + b,
+    "cross": lambda xp, a, b: xp.linalg.cross(a, b),
+    "convolve": lambda xp, a, b: xp.real(xp.fft.ifft(xp.fft.fft(_complex(xp, a), axis=0) * _turn(xp, b), axis=0)),
+    "spectrum": lambda xp, a, b: xp.fft.irfft(xp.fft.rfft(a, axis=1) * (0.5 + 0.3j), n=3, axis=1) + b,
 }
 programs = st.lists(
     st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8

@@ -7,19 +7,23 @@ item assignment is functional and rebinds the traced array, as `x += y` rebinds 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from operator import attrgetter, index
 from typing import Any
 
+from ..errors import ArrayTypeError, ConfigurationError
 from ..ledger import reading
 from ..registry import owners
 
-__all__ = ["TracedArray", "constant", "unwrap"]
+__all__ = ["TracedArray", "constant", "tell_einops", "unwrap"]
 
 _STAY = (
     "call functions of xp = xdev.namespace(x), where x is an argument of the differentiated function, or of xdev.ops; "
     "xdev.stop_gradient and auxiliary outputs take values out"
 )
+_VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
 
 
 class TracedArray:
@@ -84,7 +88,22 @@ class TracedArray:
         return self.xp.moved(self.xp.to_device_(self, device, stream=stream))  # type: ignore[no-any-return]
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        if api_version is not None and api_version not in _VERSIONS:
+            raise ConfigurationError(
+                f"api_version={api_version!r} is no version of the Array API standard; expected None or one of "
+                f"{', '.join(_VERSIONS)}"
+            )
         return self.xp
+
+    def __copy__(self) -> TracedArray:
+        """Return another array of the same values and gradient: nothing writes to values, so they are shared."""
+        return TracedArray(self.__xdev_value__, self.tape, self.index, self.xp)
+
+    def __deepcopy__(self, memo: Any) -> TracedArray:
+        return self.__copy__()
+
+    def __reduce__(self) -> Any:
+        raise ArrayTypeError(f"an array under differentiation cannot be pickled; {_STAY}")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -95,10 +114,10 @@ class TracedArray:
         )
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"an array under differentiation cannot become a NumPy array; {_STAY}")
+        raise ArrayTypeError(f"an array under differentiation cannot become a NumPy array; {_STAY}")
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise TypeError(f"numpy.{function.__name__} does not know arrays under differentiation; {_STAY}")
+        raise ArrayTypeError(f"numpy.{function.__name__} does not know arrays under differentiation; {_STAY}")
 
     # -- Python scalars --------------------------------------------------------------------------------
 
@@ -119,17 +138,20 @@ class TracedArray:
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len() of an array without dimensions")
+            raise ArrayTypeError("len() of an array without dimensions; x.shape is ()")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[TracedArray]:
         if not self.shape:
-            raise TypeError("iteration over an array without dimensions")
+            raise ArrayTypeError("iteration over an array without dimensions; x.shape is ()")
         return iter(self.xp.unstack(self))
 
     def __repr__(self) -> str:
         kind = "constant" if self.tape is None else "traced"
         return f"<{kind} {_read(self, repr)}>"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.__xdev_value__, spec) if spec else str(self)
 
     # -- indexing --------------------------------------------------------------------------------------
 
@@ -183,3 +205,14 @@ def _read(x: TracedArray, convert: Callable[[Any], Any]) -> Any:
     """Convert an array to what Python holds, under the eyes of ledgers and budgets."""
     with reading(f"{convert.__name__}() of a traced array", unwrap(x)):
         return convert(x.__xdev_value__)
+
+
+def tell_einops() -> None:
+    """Make traced arrays known to einops, which goes by types; it is loaded when this is called."""
+    if not _told:
+        with contextlib.suppress(ImportError):
+            import_module(".einops_backend", __package__)
+        _told.append(True)
+
+
+_told: list[bool] = []

@@ -1,4 +1,8 @@
-"""Functions that one record stands for: those with a rule of their own, and those that backward computes again."""
+"""Functions that one record stands for: those with a rule of their own, and those that backward computes again.
+
+Requirements: both are one primitive, which is told at each call what to compute; one made in each call would refer to
+itself, and stay until the collector comes.
+"""
 
 from __future__ import annotations
 
@@ -64,18 +68,24 @@ def custom_vjp(
     if tape is None:
         return function(arrays)
 
-    def run(xp: Any, *values: Any) -> tuple[tuple[Any, ...], _Saved]:
-        outputs, residuals = forward(_on_one_level(values))
-        _check_outside(name, outputs, tape)
-        saved = _Saved(outputs)
-        saved.residuals = residuals
-        return tuple(outputs), saved
+    return list(_RULED(*arrays, name=name, forward=forward, backward=backward, tape=tape))
 
-    def rule(xp: Any, g: Leaves, saved: _Saved, *args: Any, needs: Sequence[bool]) -> Leaves:
-        traced = any(type(c) is TracedArray for c in g)
-        return backward([lift(x) for x in saved.residuals] if traced else saved.residuals, g)
 
-    return list(Primitive(name, run, rule, saves=True)(*arrays))
+def _run_forward(xp: Any, *values: Any, name: str, forward: Any, backward: Any, tape: Tape) -> tuple[Any, _Saved]:
+    outputs, residuals = forward(_on_one_level(values))
+    _check_outside(name, outputs, tape)
+    saved = _Saved(outputs)
+    saved.residuals = residuals
+    return tuple(outputs), saved
+
+
+def _pull_by_rule(xp: Any, g: Leaves, saved: _Saved, *args: Any, backward: Any, **_: Any) -> Leaves:
+    traced = any(type(c) is TracedArray for c in g)
+    found: Leaves = backward([lift(x) for x in saved.residuals] if traced else saved.residuals, g)
+    return found
+
+
+_RULED = Primitive("custom_vjp", _run_forward, _pull_by_rule, saves=True)
 
 
 def remat(function: Callable[[Leaves], Leaves], arrays: Leaves, /) -> Leaves:
@@ -106,27 +116,34 @@ def remat(function: Callable[[Leaves], Leaves], arrays: Leaves, /) -> Leaves:
     if tape is None:
         return function(arrays)
 
-    def run(xp: Any, *values: Any) -> tuple[Any, ...]:
-        outputs = function(_on_one_level(values))
-        _check_outside("remat", outputs, tape)
-        return tuple(outputs)
+    return list(_AGAIN(*arrays, function=function, tape=tape))
 
-    def rule(xp: Any, g: Leaves, y: Any, *args: Any, needs: Sequence[bool]) -> Leaves:
-        wanted = [n for n, need in enumerate(needs) if need]
 
-        def of_wanted(leaves: Leaves) -> Leaves:
-            full = [lift(x) for x in args]
-            for n, leaf in zip(wanted, leaves, strict=True):
-                full[n] = leaf
-            return function(full)
+def _run_once(xp: Any, *values: Any, function: Callable[[Leaves], Leaves], tape: Tape) -> tuple[Any, ...]:
+    outputs = function(_on_one_level(values))
+    _check_outside("remat", outputs, tape)
+    return tuple(outputs)
 
-        _, pull = vjp(of_wanted, [args[n] for n in wanted])
-        pulled: Leaves = [None] * len(args)
-        for n, cotangent in zip(wanted, pull(g), strict=True):
-            pulled[n] = cotangent
-        return pulled
 
-    return list(Primitive("remat", run, rule, fresh=True)(*arrays))
+def _pull_again(
+    xp: Any, g: Leaves, y: Any, *args: Any, needs: Sequence[bool], function: Callable[[Leaves], Leaves], tape: Tape
+) -> Leaves:
+    wanted = [n for n, need in enumerate(needs) if need]
+
+    def of_wanted(leaves: Leaves) -> Leaves:
+        full = [lift(x) for x in args]
+        for n, leaf in zip(wanted, leaves, strict=True):
+            full[n] = leaf
+        return function(full)
+
+    _, pull = vjp(of_wanted, [args[n] for n in wanted])
+    pulled: Leaves = [None] * len(args)
+    for n, cotangent in zip(wanted, pull(g), strict=True):
+        pulled[n] = cotangent
+    return pulled
+
+
+_AGAIN = Primitive("remat", _run_once, _pull_again, fresh=True)
 
 
 def _on_one_level(values: Sequence[Any]) -> Leaves:

@@ -10,12 +10,14 @@ from .. import tree
 from ..contract import dtype_name
 from ..device import namespace
 from ..errors import GradientError, a
+from ..ledger import caller
+from ..locking import Locks
 from ..registry import find_backend
 from .array import TracedArray, constant, unwrap
 from .namespace import traced_namespace
 from .tape import Tape, backpropagate
 
-__all__ = ["check_loss", "lift", "stop_gradient", "value_and_grad", "vjp"]
+__all__ = ["check_loss", "lift", "stop_gradient", "value_and_grad", "vjp", "warn_of_constant"]
 
 
 def _xp(x: Any) -> Any:
@@ -27,6 +29,13 @@ def _below(x: Any, tape: Tape) -> Any:
     while type(x) is TracedArray and (x.tape is tape or x.tape is None):
         x = x.__xdev_value__
     return x
+
+
+def _apart(x: Any, traced: Any) -> Any:
+    """Return a result in memory of its own, which the caller may write to."""
+    if type(traced) is not TracedArray:
+        return x
+    return traced.xp.positive(x) if type(x) is TracedArray else traced.xp.below.asarray(x, copy=True)
 
 
 def _finish(
@@ -49,10 +58,9 @@ def check_loss(value: Any, /) -> None:
     """Refuse a loss that cannot be differentiated."""
     shape = getattr(value, "shape", None)
     if shape is None or not hasattr(value, "dtype"):
-        raise GradientError(
-            f"value_and_grad needs a scalar array as loss, got {a(type(value).__name__)}; "
-            "float(), .item() and xdev.item leave the graph"
-        )
+        number = isinstance(value, int | float | complex)
+        hint = "float(), .item() and xdev.item leave the graph" if number else "what comes beside it needs has_aux=True"
+        raise GradientError(f"value_and_grad needs a scalar array as loss, got {a(type(value).__name__)}; {hint}")
     if tuple(shape) != ():
         raise GradientError(f"value_and_grad needs a scalar loss, got shape {tuple(shape)}; take its mean")
     name = dtype_name(value.dtype)
@@ -64,8 +72,33 @@ def check_loss(value: Any, /) -> None:
 _REAL = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
+def warn_of_constant(count: int, names: Callable[[], Sequence[str]] | None) -> None:
+    """Warn, at the user's line, that a loss depends on none of the arrays that it is differentiated by."""
+    words = list(names()) if names else []
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    number, which = ("", f": {', '.join(words[:_NAMED])}{more}") if words else (f"{count} ", "")
+    filename, _, line = caller().rpartition(":")
+    warnings.warn_explicit(
+        f"the loss depends on none of the {number}arrays that it is differentiated by{which}. Their gradients are "
+        "zero; float(), xdev.item, xdev.stop_gradient and functions such as argmax and round let none through",
+        UserWarning,
+        filename,
+        int(line) if line.isdecimal() else 0,
+        registry=_warned.setdefault(filename, {}),
+    )
+
+
+_NAMED = 5
+"""How many arrays a warning names."""
+_warned: dict[str, dict[Any, Any]] = {}
+"""What was warned of, by file, so that a line tells it once unless the filters say otherwise."""
+
+
 def value_and_grad(
-    function: Callable[[list[Any]], tuple[Any, Any]], leaves: Sequence[Any], /
+    function: Callable[[list[Any]], tuple[Any, Any]],
+    leaves: Sequence[Any],
+    /,
+    names: Callable[[], Sequence[str]] | None = None,
 ) -> tuple[Any, Any, list[Any]]:
     """Return the value, the auxiliary output and the gradients of a function of a list of arrays.
 
@@ -75,6 +108,8 @@ def value_and_grad(
         Takes a list of arrays, returns (scalar, auxiliary output); the auxiliary output is any tree.
     leaves : sequence of arrays
         Floating or complex arrays, traced by an outer differentiation or not.
+    names : callable, optional
+        Gives what the leaves are called in the warning; called only then.
 
     Returns
     -------
@@ -92,6 +127,11 @@ def value_and_grad(
         If the loss is no real floating scalar.
     NoGradientRule
         If the tape cannot differentiate a function that was called.
+
+    Warns
+    -----
+    UserWarning
+        If the loss depends on none of the leaves: their gradients are zero.
 
     Examples
     --------
@@ -114,19 +154,10 @@ def value_and_grad(
             seeds.append((value.index, constant(one, value.xp) if nested else one))
         cotangents, owned = backpropagate(tape.records, seeds, len(leaves), nested, keep=False)
         if leaves and all(c is None for c in cotangents):
-            warnings.warn(
-                f"the loss depends on none of the arrays {list(range(len(leaves)))} that it is differentiated by; "
-                "their gradients are zero",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn_of_constant(len(leaves), names)
         if type(aux) is not list or aux:
             aux = tree.map(lambda x: _below(x, tape), aux)
-        if type(value) is TracedArray:
-            xp = value.xp
-            value = _below(value, tape)
-            value = xp.positive(value) if type(value) is TracedArray else xp.below.asarray(value, copy=True)
-        return value, aux, _finish(cotangents, owned, leaves, spaces, nested)
+        return _apart(_below(value, tape), value), aux, _finish(cotangents, owned, leaves, spaces, nested)
     finally:
         tape.close()
 
@@ -146,7 +177,7 @@ def vjp(
     Returns
     -------
     outputs : list of arrays
-        What the function returned.
+        What the function returned, in memory of their own.
     pullback : callable
         Takes a list of cotangents, one per output and of its shape (None for zero), and returns a list of
         gradients, one per leaf. It can be called any number of times, and keeps the intermediate values alive.
@@ -170,14 +201,17 @@ def vjp(
     try:
         spaces = [_xp(x) for x in leaves]
         traced = tape.start(leaves, spaces)
+        for x in leaves:
+            tape.locks.add(x)
         results = list(function(traced))
         places = [y.index if type(y) is TracedArray and y.tape is tape else -1 for y in results]
-        outputs = [_below(y, tape) for y in results]
-        records, nested = tape.records, tape.nested
+        outputs = [_apart(_below(y, tape), y) for y in results]
+        records, nested, locks = tape.records, tape.nested, tape.locks
+        tape.locks = Locks()  # what is locked stays so as long as the pullback needs it
     finally:
         tape.close()
 
-    def pullback(cotangents: Sequence[Any], /) -> list[Any]:
+    def pullback(cotangents: Sequence[Any], /, _keeps: Locks = locks) -> list[Any]:
         if len(cotangents) != len(outputs):
             raise GradientError(f"pullback got {len(cotangents)} cotangents for {len(outputs)} outputs; give one each")
         seeds = []

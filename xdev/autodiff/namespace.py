@@ -13,7 +13,8 @@ from typing import Any
 
 from ..device import namespace
 from .array import TracedArray, constant, unwrap
-from .record import binary, general, innermost, no_gradient, one_by_one, single, strip, unary, wrap_constant
+from .primitive import Primitive
+from .record import binary, innermost, no_gradient, single, strip, unary, wrap_constant
 from .rules import CONSTANT, CREATION, DEFINED, ELEMENTWISE, FRESH, GENERAL, INTERNAL, PLAIN, WITH_ARRAYS
 
 __all__ = ["NativeNamespace", "TracedNamespace", "traced_namespace"]
@@ -56,22 +57,21 @@ class TracedNamespace:
         self._extension = extension
         self._root = self if parent is None else parent
         self.below: Any = NativeNamespace(native) if parent is None else parent.below
-        self.__name__ = native.__name__
+        # One of its own: libraries go by it to a framework's own functions beyond the standard, which have no rules.
+        self.__name__ = f"{__name__}({native.__name__})"
 
     def __getattr__(self, name: str) -> Any:
         full = self._extension + name
-        if name in INTERNAL:
-            found = getattr(self.below, name)
-        elif full in DEFINED:
-            found = getattr(self._native, name, None)
+        if full in DEFINED:
+            found = getattr(self._native, name, None)  # what a framework lacks is made of what it has
         else:
-            found = getattr(self._native, name)
+            found = getattr(self.below if name in INTERNAL else self._native, name)
         if name in ("linalg", "fft") and not self._extension:
             value: Any = TracedNamespace(found, f"{name}.", self)
-        elif found is not None and (not callable(found) or isinstance(found, type) or name.startswith("__")):
-            value = found
-        else:
+        elif full in DEFINED or (callable(found) and not isinstance(found, type) and not name.startswith("__")):
             value = self._function(full, found)
+        else:
+            value = found
         self.__dict__[name] = value
         return value
 
@@ -84,15 +84,8 @@ class TracedNamespace:
             rules = GENERAL[name]
             if len(rules) == 1 and rules[0] is not None and name not in WITH_ARRAYS:
                 return single(name, native, rules[0], xp, name in FRESH)
-            places = frozenset(place for place, rule in enumerate(rules) if rule is not None)
-            return general(name, native, one_by_one(name, rules), places, xp, name in FRESH)
-        if name in DEFINED:
-            return _defined(name, native, DEFINED[name], xp)
-        if name in PLAIN:
-            return lambda *args, **kwargs: native(*strip(args), **_strip_values(kwargs))
-        if name in CREATION:
-            return lambda *args, **kwargs: wrap_constant(native(*strip(args), **_strip_values(kwargs)), xp)
-        return _without_rule(name, native, xp, name in CONSTANT)
+            return Primitive(name, lambda below, *args, **kwargs: native(*args, **kwargs), rules, fresh=name in FRESH)
+        return _without_rule(name, native, xp)
 
     def constant(self, value: Any) -> TracedArray:
         """Return one of the framework's own arrays as a constant."""
@@ -115,35 +108,21 @@ class TracedNamespace:
         return f"<traced namespace of {self._native!r}>"
 
 
-def _strip_values(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: strip(a) for key, a in kwargs.items()}
-
-
-def _defined(name: str, native: Any, definition: Callable[..., Any], xp: TracedNamespace) -> Callable[..., Any]:
-    creates = name in ("asarray", "full", "linspace")
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        traced, tape = innermost((*args, *kwargs.values()))
-        if tape is None and native is not None and (traced or creates):
-            return wrap_constant(native(*strip(args), **_strip_values(kwargs)), xp)
-        if not traced and native is not None:
-            return native(*args, **kwargs)
-        return definition(xp, *args, **kwargs)
-
-    call.__name__ = call.__qualname__ = name
-    return call
-
-
-def _without_rule(name: str, native: Any, xp: TracedNamespace, flat: bool) -> Callable[..., Any]:
-    """Return a function whose results are constants, or which refuses traced arguments that are none."""
+def _without_rule(name: str, native: Any, xp: TracedNamespace) -> Callable[..., Any]:
+    """Return a function that is defined by others, or makes constants, or refuses to be differentiated."""
+    definition = DEFINED.get(name)
+    creates = name in CREATION or name in ("asarray", "full", "linspace")
+    constant_result = creates or name in CONSTANT or name in PLAIN
 
     def call(*args: Any, **kwargs: Any) -> Any:
         traced, tape = innermost((*args, *kwargs.values()) if kwargs else args)
-        if not traced:
+        if definition is not None and (tape is not None or native is None):
+            return definition(xp, *args, **kwargs)
+        if not traced and not creates:
             return native(*args, **kwargs)
-        if tape is not None and not flat:
+        if tape is not None and not constant_result:
             raise no_gradient(name)
-        return wrap_constant(native(*strip(args), **_strip_values(kwargs)), xp)
+        return wrap_constant(native(*strip(args), **{key: strip(a) for key, a in kwargs.items()}), xp)
 
     call.__name__ = call.__qualname__ = name
     return call

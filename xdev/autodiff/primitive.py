@@ -1,4 +1,8 @@
-"""Primitive: a function with a gradient rule of its own, for fused operations and for users."""
+"""Primitive: any function that the tape records as one step, with the gradient rule that it is given.
+
+The functions of the standard are primitives where a short path of `record` does not serve, and so are fused
+operations and what users add.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..device import namespace
+from ..errors import GradientError
 from .array import TracedArray
-from .record import (
-    check_places,
-    innermost,
-    joint,
-    make_backward,
-    one_by_one,
-    push,
-    record_call,
-    see_plain,
-    strip,
-    wrap_constant,
-)
+from .record import SCALARS, fill, innermost, no_gradient, push, strip, wrap_constant
+from .tape import Tape, send
 
 __all__ = ["Primitive"]
 
@@ -68,15 +63,10 @@ class Primitive:
     ) -> None:
         self.name = self.__name__ = name
         self._forward = forward
+        self._rule = rule
         self._saves = saves
         self._fresh = fresh
-        if callable(rule):
-            self._rule: Callable[..., Any] = joint(rule)
-            self._places: Any = None  # all
-        else:
-            self._rule = one_by_one(name, rule)
-            self._places = frozenset(place for place, one in enumerate(rule) if one is not None)
-        self._backward: dict[int, tuple[Any, Callable[..., Any]]] = {}
+        self._places = None if callable(rule) else [k for k, one in enumerate(rule) if one is not None]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the function; record it if an argument is traced."""
@@ -88,43 +78,50 @@ class Primitive:
 
     def _pull(self, xp: Any, g: Any, y: Any, args: Any, kwargs: dict[str, Any], indices: Any) -> Any:
         """Return the cotangents of the arguments; `indices` holds -1 where none is needed."""
-        return self._rule(xp, g, y, args, kwargs, indices)
+        if callable(self._rule):
+            return self._rule(xp, g, y, *args, needs=[k != -1 for k in indices], **kwargs)
+        return [
+            rule(xp, g, y, *args, **kwargs) if index != -1 and rule is not None else None
+            for rule, index in zip(self._rule, indices, strict=False)
+        ]
 
     def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        plain = see_plain(args, kwargs)
+        plain = _see_plain(args, kwargs)
         if plain is not None:
-            its, values, indices, xp = plain
-            if self._places is not None:
-                check_places(self.name, indices, self._places)
-            y = saved = self._run(xp.below, values, kwargs)
-            if self._saves:
-                y, saved = y
-            return push(its, (self._backward_in(xp), indices, values, kwargs, saved), y, xp)
-        traced, tape = innermost((*args, *kwargs.values()) if kwargs else args)
-        if tape is None:
-            if not traced:
-                y = self._run(_namespace_of(args), args, kwargs)
-                return y[0] if self._saves else y
+            tape, values, indices, xp = plain
+            self._check(indices, {})
+            y = self._run(xp.below, values, kwargs)
+        else:
+            traced, its = innermost((*args, *kwargs.values()) if kwargs else args)
             xp = _namespace_of(args)
-            y = self._run(xp.below, strip(args), {key: strip(a) for key, a in kwargs.items()})
-            return wrap_constant(y[0] if self._saves else y, xp)
-        xp = _namespace_of(args)
+            if its is None:
+                if traced:
+                    args, kwargs = strip(args), {key: strip(a) for key, a in kwargs.items()}
+                y = self._run(xp.below if traced else xp, args, kwargs)
+                y = y[0] if self._saves else y
+                return wrap_constant(y, xp) if traced else y
+            tape = its
+            pairs, named = [_see(a, tape) for a in args], {key: _see(a, tape) for key, a in kwargs.items()}
+            values, indices = [value for value, _ in pairs], [index for _, index in pairs]
+            kwargs = {key: value for key, (value, _) in named.items()}
+            self._check(indices, named)
+            nested, _ = innermost((*values, *kwargs.values()))
+            tape.nested |= nested
+            if nested and not self._saves:
+                y = self(*values, **kwargs)
+            else:
+                y = self._run(xp if nested else xp.below, values, kwargs)
+        y, saved = y if self._saves else (y, y)
+        return push(tape, (_backward, self, xp, indices, values, kwargs, saved), y, xp)
 
-        def run(values: Any, kwargs: Any, nested: bool) -> tuple[Any, Any]:
-            y = (
-                self(*values, **kwargs)
-                if nested and not self._saves
-                else self._run(xp if nested else xp.below, values, kwargs)
-            )
-            return y if self._saves else (y, y)
-
-        return record_call(self.name, tape, args, kwargs, self._places, run, self._backward_in(xp), xp)
-
-    def _backward_in(self, xp: Any) -> Callable[..., Any]:
-        found = self._backward.get(id(xp))
-        if found is None:
-            found = self._backward[id(xp)] = (xp, make_backward(self.name, self._pull, xp, self._fresh))
-        return found[1]
+    def _check(self, indices: Sequence[Any], keywords: dict[str, tuple[Any, Any]]) -> None:
+        if self._places is not None:
+            for place, index in enumerate(indices):
+                if index != -1 and place not in self._places:
+                    raise no_gradient(self.name, f" for its argument {place}")
+        for key, (_, index) in keywords.items():
+            if index != -1:
+                raise no_gradient(self.name, f" for the keyword {key!r} (arrays go by position)")
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}>"
@@ -145,3 +142,97 @@ def _namespace_of(args: Sequence[Any]) -> Any:
     if plain is None:
         return None
     return namespace(plain)
+
+
+def _see(a: Any, tape: Tape) -> tuple[Any, Any]:
+    """Return an argument as `tape` sees it, one level below, and its index (-1 if it is a constant)."""
+    kind = type(a)
+    if kind is TracedArray:
+        if a.tape is tape:
+            return a.__xdev_value__, a.index
+        return (a.__xdev_value__ if a.tape is None else a), -1
+    if kind is list or kind is tuple:
+        pairs = [_see(item, tape) for item in a]
+        indices = tuple(index for _, index in pairs)
+        return kind(value for value, _ in pairs), indices if any(k != -1 for k in indices) else -1
+    if kind is slice:
+        return strip(a), -1
+    tape.locks.add(a)
+    return a, -1
+
+
+def _see_plain(args: Any, kwargs: Any) -> tuple[Tape, list[Any], list[int], Any] | None:
+    """Return (tape, values, indices, namespace) of a plain call, or None if the call is none.
+
+    Plain is a call of a single tape whose values no outer tape follows, without lists that might hold arrays.
+    """
+    tape: Tape | None = None
+    xp: Any = None
+    values, indices, captured = [], [], []
+    for a in args:
+        kind, index = type(a), -1
+        if kind is TracedArray:
+            if a.tape is not None:
+                if tape is None:
+                    tape, xp = a.tape, a.xp
+                elif a.tape is not tape:
+                    return None
+                index = a.index
+            a = a.__xdev_value__
+            kind = type(a)
+        elif kind not in SCALARS:
+            captured.append(a)
+        if kind in _NOT_PLAIN:
+            return None
+        values.append(a)
+        indices.append(index)
+    for a in kwargs.values():
+        if type(a) in _NOT_PLAIN:
+            return None
+    if tape is None:
+        return None
+    for a in captured:
+        tape.locks.add(a)
+    return tape, values, indices, xp
+
+
+_NOT_PLAIN = frozenset({TracedArray, list, tuple, slice})
+
+
+def _backward(g: Any, cotangents: list[Any], owned: bytearray, record: Any, nested: bool) -> None:
+    _, primitive, xp, indices, args, kwargs, y = record
+    level = xp if nested else xp.below
+    if type(g) is list:
+        g = fill(level, g, y)
+    pulled = primitive._pull(level, g, y, args, kwargs, indices)
+    fresh = primitive._fresh
+    for index, x, c in zip(indices, args, pulled, strict=False):  # further arguments have no rule
+        if type(index) is tuple:
+            for k, part, piece in zip(index, x, c, strict=True):
+                _arrive(primitive, level, cotangents, owned, k, part, piece)
+        elif index == -1 or c is None:
+            continue
+        elif cotangents[index] is None and c.shape == x.shape and c.dtype == x.dtype:
+            cotangents[index] = c
+            owned[index] = fresh
+        else:
+            _arrive(primitive, level, cotangents, owned, index, x, c)
+
+
+def _arrive(
+    primitive: Primitive, level: Any, cotangents: list[Any], owned: bytearray, index: int, x: Any, c: Any
+) -> None:
+    if index == -1 or c is None:
+        return
+    if c.shape != x.shape and not _covers(c.shape, x.shape):
+        raise GradientError(
+            f"the rule of {primitive.name} gave a cotangent of shape {tuple(c.shape)} for an argument of "
+            f"shape {tuple(x.shape)}"
+        )
+    send(level, cotangents, owned, index, x, c, primitive._fresh)
+
+
+def _covers(shape: tuple[int, ...], part: tuple[int, ...]) -> bool:
+    """Return whether an array of the second shape broadcasts to the first."""
+    pairs = zip(reversed(shape), reversed(part), strict=False)
+    return len(shape) >= len(part) and all(m in (1, n) for n, m in pairs)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from sys import modules
 from typing import Any, NoReturn
 
 from ..errors import GradientError
-from .array import TracedArray
+from ..locking import Locks
+from .array import TracedArray, tell_einops
 
 __all__ = ["Backward", "Tape", "backpropagate", "send"]
 
@@ -32,17 +34,22 @@ class Tape:
         One per array: None for the leaves, else (backward, ...).
     nested
         Whether a recorded value is followed by an outer tape.
+    locks
+        The arrays of the caller that records need as they are.
     """
 
-    __slots__ = ("nested", "order", "records")
+    __slots__ = ("locks", "nested", "order", "records")
 
     def __init__(self) -> None:
         self.order = next(_births)
         self.records: Any = []
         self.nested = False
+        self.locks = Locks()
 
     def start(self, values: Sequence[Any], spaces: Sequence[Any]) -> list[TracedArray]:
         """Return traced arrays that start here, given the namespace of each."""
+        if "einops" in modules:
+            tell_einops()
         self.nested = any(type(x) is TracedArray for x in values)
         self.records = [None] * len(values)
         return [TracedArray(x, self, i, xp) for i, (x, xp) in enumerate(zip(values, spaces, strict=True))]
@@ -50,6 +57,7 @@ class Tape:
     def close(self) -> None:
         """Free the records; whoever kept a traced array gets an error when it is used."""
         self.records = _CLOSED
+        self.locks.release()
 
 
 class _Closed:

@@ -10,7 +10,7 @@ from typing import Any
 from .. import registry, tree
 from ..contract import Array, Backend, dtype_name
 from ..device import common_device, namespace
-from ..differentiation import constants, differentiate, is_complex, take_apart
+from ..differentiation import constants, differentiate, is_complex, names_of, take_apart
 from ..errors import ArrayTypeError, GradientError, TrainingError, a
 from ..explanation import explained
 from ..floating import default_float
@@ -247,7 +247,8 @@ class Step:
             box[:] = [rebuild, len(arrays), model is not None]
             return value, arrays + new
 
-        value, aux, grads = differentiate(backend, of_params, params)
+        names = lambda: names_of(params, [("model", spec.build(params, others))])  # noqa: E731
+        value, aux, grads = differentiate(backend, of_params, params, names)
         if spec.has_complex:  # the direction in which the loss grows is the conjugate of its gradient
             grads = [namespace(g).conj(g) if is_complex(g) else g for g in grads]
         rebuild, count, has_model = box

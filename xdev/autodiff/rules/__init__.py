@@ -24,32 +24,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import (
-    constant,
-    decompositions,
-    elementwise,
-    fourier,
-    indexing,
-    linear_algebra,
-    manipulation,
-    searching,
-    statistical,
-)
+from . import constant, decompositions, elementwise, fourier, indexing, linear_algebra, manipulation, statistical
 
 __all__ = ["CONSTANT", "CREATION", "DEFINED", "ELEMENTWISE", "FRESH", "GENERAL", "INTERNAL", "PLAIN", "WITH_ARRAYS"]
 
 Table = dict[str, Any]
-MODULES = (
-    constant,
-    decompositions,
-    elementwise,
-    fourier,
-    indexing,
-    linear_algebra,
-    manipulation,
-    searching,
-    statistical,
-)
+MODULES = (constant, decompositions, elementwise, fourier, indexing, linear_algebra, manipulation, statistical)
 
 
 def _merge(table: str) -> Table:

@@ -32,6 +32,8 @@ def _asarray(xp: Any, obj: Any, /, *, dtype: Any = None, device: Any = None, cop
         obj = xp.stack([_asarray(xp, item) for item in obj])
     elif type(obj) is not TracedArray:
         obj = xp.constant(xp.below.asarray(obj))
+    elif copy:
+        obj = obj.__copy__()  # item assignment rebinds one and not the other
     if device is not None:
         obj = obj.to_device(device)
     return obj if dtype is None else xp.astype(obj, dtype)

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ..array import unwrap
 from ..record import Pullback, no_gradient
 
 __all__ = ["DEFINED", "ELEMENTWISE", "GENERAL"]
@@ -28,6 +29,10 @@ def _h(xp: Any, x: Any) -> Any:
 
 def _conj(xp: Any, x: Any) -> Any:
     return xp.conj(x) if xp.isdtype(x.dtype, "complex floating") else x
+
+
+def _real(xp: Any, x: Any) -> Any:
+    return xp.real(x) if xp.isdtype(x.dtype, "complex floating") else x
 
 
 def _product(xp: Any, *factors: Any) -> Any:
@@ -72,7 +77,18 @@ def _scaled(xp: Any, x: Any, scale: Any) -> Any:
 
 
 def _det(xp: Any, g: Any, y: Any, x: Any, /) -> Any:
-    return _scaled(xp, x, xp.multiply(g, y))
+    """Multiply the cotangent by the cofactors: det(x) x⁻ᵀ, and by products of matrices where one is singular."""
+    below, matrix = xp.below, unwrap(x)
+    lengths = below.sqrt(below.sum(below.square(below.abs(matrix)), axis=-1))
+    if below.all(below.greater(below.abs(unwrap(y)), below.multiply(below.prod(lengths, axis=-1), 1e-12))):
+        return _scaled(xp, x, xp.multiply(g, y))
+    eye = _eye(xp, x.shape[-1], x)
+    adjugate = xp.add(xp.zeros_like(x), eye)
+    for k in range(1, x.shape[-1]):  # Faddeev and LeVerrier's; loses digits for more than 30 rows
+        adjugate = xp.matmul(x, adjugate)
+        trace = xp.sum(xp.multiply(adjugate, eye), axis=(-2, -1), keepdims=True)
+        adjugate = xp.subtract(xp.multiply(xp.multiply(trace, eye), 1.0 / k), adjugate)
+    return xp.multiply(xp.matrix_transpose(adjugate), xp.expand_dims(xp.expand_dims(g, axis=-1), axis=-1))
 
 
 def _slogdet(xp: Any, g: Any, y: Any, x: Any, /) -> Any:
@@ -107,9 +123,13 @@ def _cholesky(xp: Any, g: Any, y: Any, x: Any, /, *, upper: bool = False) -> Any
 
 def _gaps(xp: Any, values: Any) -> Any:
     """Return 1 / (values[j] - values[i]), and 0 where they are equal: only vectors have no derivative there."""
-    gap = xp.subtract(xp.expand_dims(values, axis=-2), xp.expand_dims(values, axis=-1))
-    same = xp.astype(xp.equal(gap, 0.0), gap.dtype)
-    return xp.divide(xp.subtract(1.0, same), xp.add(gap, same))
+    return _inverse(xp, xp.subtract(xp.expand_dims(values, axis=-2), xp.expand_dims(values, axis=-1)))
+
+
+def _inverse(xp: Any, x: Any) -> Any:
+    """Return 1 / x, and 0 where x is."""
+    zero = xp.astype(xp.equal(x, 0.0), x.dtype)
+    return xp.divide(xp.subtract(1.0, zero), xp.add(x, zero))
 
 
 def _diagonal(xp: Any, values: Any) -> Any:
@@ -124,30 +144,40 @@ def _eigh(xp: Any, g: Any, y: Any, x: Any, /) -> Any:
 
 def _qr(xp: Any, g: Any, y: Any, x: Any, /, *, mode: str = "reduced") -> Any:
     q, r = y
-    if x.shape[-2] < x.shape[-1] or (mode == "complete" and x.shape[-2] != x.shape[-1]):
-        raise no_gradient("linalg.qr", f" for matrices of shape {tuple(x.shape[-2:])} in the mode {mode!r}")
+    rows, columns = x.shape[-2:]
+    if mode == "complete" and rows > columns:
+        raise no_gradient("linalg.qr", f" in the mode 'complete' for matrices of shape {(rows, columns)}")
+    if rows < columns:  # x = [a, b] and r = [u, v], with a = q u and b = q v
+        (a, b), (u, _), (gu, gv) = (_split(xp, z, rows) for z in (x, r, g[1]))
+        ga = _qr(xp, [xp.add(g[0], xp.matmul(b, _h(xp, gv))), gu], (q, u), a)
+        return xp.concat([ga, xp.matmul(q, gv)], axis=-1)
     m = xp.subtract(xp.matmul(r, _h(xp, g[1])), xp.matmul(_h(xp, g[0]), q))
     low = xp.tril(m, k=-1)
-    m = xp.add(xp.add(low, _h(xp, low)), xp.multiply(m, _eye(xp, r.shape[-1], r)))
+    m = xp.add(xp.add(low, _h(xp, low)), xp.multiply(xp.astype(_real(xp, m), m.dtype), _eye(xp, columns, r)))
     return xp.matmul(xp.add(g[0], xp.matmul(q, m)), _h(xp, xp.linalg.inv(r)))
+
+
+def _split(xp: Any, x: Any, columns: int) -> tuple[Any, Any]:
+    return xp.getitem_(x, (..., slice(columns))), xp.getitem_(x, (..., slice(columns, None)))
 
 
 def _svd(xp: Any, g: Any, y: Any, x: Any, /, *, full_matrices: bool = True) -> Any:
     u, s, vh = y
     if u.shape[-1] != s.shape[-1] or vh.shape[-2] != s.shape[-1]:
         raise no_gradient("linalg.svd", " with full_matrices=True unless matrices are square")
-    if xp.isdtype(x.dtype, "complex floating"):
-        raise no_gradient("linalg.svd", " for complex matrices")
     v, gv = _h(xp, vh), _h(xp, g[2])
-    gaps = _gaps(xp, xp.square(s))
+    gaps, inverse = _gaps(xp, xp.square(s)), _inverse(xp, s)
 
-    def skew(a: Any, ga: Any) -> Any:
-        inner = xp.matmul(_h(xp, a), ga)
+    def skew(inner: Any) -> Any:
         return xp.multiply(xp.subtract(inner, _h(xp, inner)), gaps)
 
-    core = xp.add(_columns(xp, skew(u, g[0]), s), xp.multiply(xp.expand_dims(s, axis=-1), skew(v, gv)))
-    result = _product(xp, u, xp.add(core, _diagonal(xp, g[1])), vh)
-    inverse = xp.reciprocal(s)
+    turn = xp.matmul(_h(xp, u), g[0])
+    core = xp.add(_columns(xp, skew(turn), s), xp.multiply(xp.expand_dims(s, axis=-1), skew(xp.matmul(vh, gv))))
+    core = xp.add(core, _diagonal(xp, g[1]))
+    if xp.isdtype(x.dtype, "complex floating"):  # the phases of u and v turn together
+        phases = xp.multiply(_eye(xp, s.shape[-1], s), xp.expand_dims(inverse, axis=-1))
+        core = xp.add(core, xp.multiply(xp.multiply(xp.imag(turn), phases), 1j))
+    result = _product(xp, u, core, vh)
     if u.shape[-2] > s.shape[-1]:  # the part of the cotangent outside the columns of u
         outside = xp.subtract(g[0], _product(xp, u, _h(xp, u), g[0]))
         result = xp.add(result, xp.matmul(_columns(xp, outside, inverse), vh))
@@ -155,6 +185,15 @@ def _svd(xp: Any, g: Any, y: Any, x: Any, /, *, full_matrices: bool = True) -> A
         outside = xp.subtract(gv, _product(xp, v, vh, gv))
         result = xp.add(result, xp.matmul(_columns(xp, u, inverse), _h(xp, outside)))
     return result
+
+
+def _eig(xp: Any, g: Any, y: Any, x: Any, /) -> Any:
+    values, vectors = y
+    h = _h(xp, vectors)
+    turn = xp.matmul(h, g[1])
+    length = xp.multiply(xp.astype(_real(xp, turn), turn.dtype), _eye(xp, turn.shape[-1], turn))  # stays 1
+    turn = xp.multiply(xp.subtract(turn, _product(xp, h, vectors, length)), _conj(xp, _gaps(xp, values)))
+    return xp.linalg.solve(h, xp.matmul(xp.add(turn, _diagonal(xp, g[0])), h))
 
 
 def _pinv(xp: Any, g: Any, y: Any, x: Any, /, *, rtol: Any = None) -> Any:
@@ -192,27 +231,28 @@ def _matrix_norm(xp: Any, x: Any, /, *, keepdims: bool = False, ord: Any = "fro"
 def _matrix_power(xp: Any, x: Any, n: int, /) -> Any:
     if n < 0:
         return _matrix_power(xp, xp.linalg.inv(x), -n)
-    result = None
-    while n:
-        if n % 2:
-            result = x if result is None else xp.matmul(result, x)
-        n //= 2
-        x = xp.matmul(x, x) if n else x
-    return xp.add(xp.zeros_like(x), _eye(xp, x.shape[-1], x)) if result is None else result
+    if n == 0:
+        return xp.add(xp.zeros_like(x), _eye(xp, x.shape[-1], x))
+    if n == 1:
+        return x
+    half = _matrix_power(xp, x, n // 2)
+    return _product(xp, half, half, x) if n % 2 else xp.matmul(half, half)
 
 
 ELEMENTWISE: dict[str, Any] = {"linalg.solve": (Pullback(_solve_a), Pullback(_solve_b))}
 GENERAL: dict[str, Any] = {
     "linalg.cholesky": (_conjugated(_cholesky),),
     "linalg.det": (_det,),
+    "linalg.eig": (_conjugated(_eig),),
     "linalg.eigh": (_conjugated(_eigh),),
     "linalg.inv": (_inv,),
     "linalg.pinv": (_conjugated(_pinv),),
     "linalg.qr": (_conjugated(_qr),),
     "linalg.slogdet": (_slogdet,),
-    "linalg.svd": (_svd,),
+    "linalg.svd": (_conjugated(_svd),),
 }
 DEFINED: dict[str, Any] = {
+    "linalg.eigvals": lambda xp, x, /: xp.linalg.eig(x)[0],
     "linalg.eigvalsh": lambda xp, x, /: xp.linalg.eigh(x)[0],
     "linalg.matrix_norm": _matrix_norm,
     "linalg.matrix_power": _matrix_power,

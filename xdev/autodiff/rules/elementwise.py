@@ -39,14 +39,6 @@ def _sign(xp: Any, g: Any, y: Any, x: Any) -> Any:
     return xp.divide(xp.subtract(g, xp.multiply(along, xp.conj(y))), xp.astype(size, x.dtype))
 
 
-def _real(xp: Any, g: Any, y: Any, x: Any) -> Any:
-    return xp.astype(g, x.dtype)
-
-
-def _imag(xp: Any, g: Any, y: Any, x: Any) -> Any:
-    return xp.multiply(xp.astype(g, x.dtype), -1j)
-
-
 def _share(xp: Any, y: Any, x: Any, other: Any) -> Any:
     """Return 1 where `x` was chosen, 1/2 where both were, else 0."""
     return xp.multiply(xp.add(xp.astype(xp.equal(x, y), y.dtype), xp.astype(xp.not_equal(other, y), y.dtype)), 0.5)
@@ -95,14 +87,14 @@ ELEMENTWISE: dict[str, tuple[Any, ...]] = {
     "cosh": (lambda xp, y, x: xp.sinh(x),),
     "exp": (lambda xp, y, x: y,),
     "expm1": (lambda xp, y, x: xp.add(y, 1.0),),
-    "imag": (Pullback(_imag),),
+    "imag": (Pullback(lambda xp, g, y, x: xp.multiply(xp.astype(g, x.dtype), -1j)),),
     "log": (Pullback(lambda xp, g, y, x: xp.divide(g, x)),),
     "log10": (Pullback(lambda xp, g, y, x: xp.divide(xp.multiply(g, 1.0 / math.log(10.0)), x)),),
     "log1p": (Pullback(lambda xp, g, y, x: xp.divide(g, xp.add(x, 1.0))),),
     "log2": (Pullback(lambda xp, g, y, x: xp.divide(xp.multiply(g, 1.0 / math.log(2.0)), x)),),
     "negative": (NEG_ONE,),
     "positive": (ONE,),
-    "real": (Pullback(_real),),
+    "real": (Pullback(lambda xp, g, y, x: xp.astype(g, x.dtype)),),
     "reciprocal": (lambda xp, y, x: xp.negative(xp.square(y)),),
     "sign": (Pullback(_sign),),
     "sin": (lambda xp, y, x: xp.cos(x),),
@@ -140,6 +132,8 @@ ELEMENTWISE: dict[str, tuple[Any, ...]] = {
 
 
 def _clip(xp: Any, x: Any, /, min: Any = None, max: Any = None) -> Any:
+    if min is None and max is None:
+        return xp.positive(x)
     kind = x.dtype
     for bound, pick in ((min, xp.maximum), (max, xp.minimum)):
         if bound is not None:

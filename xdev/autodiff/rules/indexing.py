@@ -8,7 +8,6 @@ of equal positions are summed.
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 from ...device import Device
@@ -29,10 +28,6 @@ def is_basic(key: Any) -> bool:
 
 
 # -- what the standard has no name for, on the framework's own arrays -------------------------------------------
-
-
-def _getitem(xp: Any, x: Any, key: Any) -> Any:
-    return operator.getitem(x, key)
 
 
 def _setitem(xp: Any, x: Any, value: Any, key: Any) -> Any:
@@ -105,10 +100,6 @@ def _to_device(xp: Any, x: Any, where: Any, *, stream: Any = None) -> Any:
     return backend.place(x, info, None)
 
 
-def _cast(xp: Any, x: Any, dtype: Any) -> Any:
-    return xp.astype(x, dtype)
-
-
 def _add_to(xp: Any, x: Any, y: Any) -> Any:
     """Return x + y, in the memory of `x` if it is an array that can be written."""
     x += y
@@ -117,8 +108,8 @@ def _add_to(xp: Any, x: Any, y: Any) -> Any:
 
 INTERNAL: dict[str, Any] = {
     "add_to_": _add_to,
-    "cast_": _cast,
-    "getitem_": _getitem,
+    "cast_": lambda xp, x, dtype: xp.astype(x, dtype),
+    "getitem_": lambda xp, x, key: x[key],
     "put_": _put,
     "scatter_": _scatter,
     "setitem_": _setitem,
@@ -151,20 +142,15 @@ def _scatter_positions(xp: Any, g: Any, x: Any, gather: Any) -> Any:
     return xp.reshape(xp.scatter_(xp.reshape(g, (-1,)), places, math.prod(x.shape)), x.shape)
 
 
-def _put_g(xp: Any, gg: Any, y: Any, g: Any, key: Any, shape: Any) -> Any:
-    return xp.getitem_(gg, key)
-
-
-def _scatter_g(xp: Any, gg: Any, y: Any, g: Any, places: Any, size: int) -> Any:
-    return xp.take(gg, places, axis=0)
-
-
-def _setitem_x(xp: Any, g: Any, y: Any, x: Any, value: Any, key: Any) -> Any:
-    return xp.setitem_(g, 0.0, key)
-
-
 def _setitem_value(xp: Any, g: Any, y: Any, x: Any, value: Any, key: Any) -> Any:
-    return xp.getitem_(g, key)
+    """Of values that went to one place, the one that stayed gets the cotangent."""
+    g = xp.getitem_(g, key)
+    if not any("int" in str(getattr(part, "dtype", "")) for part in (key if type(key) is tuple else (key,))):
+        return g
+    below = xp.below
+    numbers = below.reshape(below.arange(math.prod(g.shape)), g.shape)
+    board = below.setitem_(below.zeros(x.shape, dtype=numbers.dtype), numbers, key)
+    return xp.where(below.equal(below.getitem_(board, key), numbers), g, xp.zeros_like(g))
 
 
 def _take(xp: Any, g: Any, y: Any, x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
@@ -186,17 +172,13 @@ def _take_along_axis(xp: Any, g: Any, y: Any, x: Any, indices: Any, /, *, axis: 
     return _scatter_positions(xp, g, wide, lambda numbers: xp.below.take_along_axis(numbers, indices, axis=axis))
 
 
-def _to_device_x(xp: Any, g: Any, y: Any, x: Any, device: Any, *, stream: Any = None) -> Any:
-    return xp.to_device_(g, x.device)
-
-
 GENERAL: dict[str, Any] = {
     "getitem_": (_getitem_x,),
-    "put_": (_put_g,),
-    "scatter_": (_scatter_g,),
-    "setitem_": (_setitem_x, _setitem_value),
+    "put_": (lambda xp, gg, y, g, key, shape: xp.getitem_(gg, key),),
+    "scatter_": (lambda xp, gg, y, g, places, size: xp.take(gg, places, axis=0),),
+    "setitem_": (lambda xp, g, y, x, value, key: xp.setitem_(g, 0.0, key), _setitem_value),
     "take": (_take,),
     "take_along_axis": (_take_along_axis,),
-    "to_device_": (_to_device_x,),
+    "to_device_": (lambda xp, g, y, x, device, *, stream=None: xp.to_device_(g, x.device),),
 }
 FRESH = ("take", "take_along_axis")

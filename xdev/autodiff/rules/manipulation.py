@@ -1,4 +1,4 @@
-"""Functions that move, repeat and join elements; most are views, and so are their cotangents."""
+"""Functions that move, repeat, join, choose and sort elements; most are views, and so are their cotangents."""
 
 from __future__ import annotations
 
@@ -104,6 +104,21 @@ def _meshgrid(xp: Any, *arrays: Any, indexing: str = "xy") -> Any:
     return _broadcast_arrays(xp, *grid)
 
 
+def _where(chosen: bool) -> Any:
+    def rule(xp: Any, g: Any, y: Any, condition: Any, a: Any, b: Any, /) -> Any:
+        zero = xp.zeros_like(g)
+        return xp.where(condition, g, zero) if chosen else xp.where(condition, zero, g)
+
+    return rule
+
+
+def _sort(xp: Any, g: Any, y: Any, x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """Send each element's cotangent back to where the element came from."""
+    order = xp.argsort(x, axis=axis, descending=descending, stable=stable)
+    back = xp.argsort(order, axis=axis)
+    return xp.take_along_axis(g, back, axis=axis)
+
+
 # The engine sums over broadcast axes and casts, so the cotangents of `broadcast_to` and `cast_` are `g` itself.
 GENERAL: dict[str, Any] = {
     "cast_": (lambda xp, g, y, x, dtype: g,),
@@ -116,12 +131,14 @@ GENERAL: dict[str, Any] = {
     "repeat": (_repeat,),
     "reshape": (_back,),
     "roll": (_roll,),
+    "sort": (_sort,),
     "squeeze": (_back,),
     "stack": (_stack,),
     "tile": (_tile,),
     "tril": (lambda xp, g, y, x, /, *, k=0: xp.tril(g, k=k),),
     "triu": (lambda xp, g, y, x, /, *, k=0: xp.triu(g, k=k),),
     "unstack": (lambda xp, g, y, x, /, *, axis=0: xp.stack(g, axis=axis),),
+    "where": (None, _where(True), _where(False)),
 }
 DEFINED: dict[str, Any] = {
     "astype": _astype,
