@@ -42,21 +42,17 @@ class Locks:
         if memory is None or not memory.flags.writeable:
             return
         base = memory.base
-        if base is None or (type(base) is np.ndarray and base.base is None):  # others could not be opened again
-            memory.flags.writeable = False
+        if base is None or (type(base) is np.ndarray and base.base is None):  # others could not be released again
+            memory.setflags(write=False)
             self._locked.append(memory)
 
     def release(self) -> None:
         """Let all be written to again."""
         if self._locked:
-            waiting = [*self._locked, *_waiting]
-            self._locked.clear()
-            _waiting.clear()
-            count = 0
-            while len(waiting) != count:  # a view opens after the array that it shares memory with
-                count = len(waiting)
-                waiting = [memory for memory in waiting if not _opens(memory)]
-            _waiting.extend(waiting)
+            locked, self._locked = self._locked, []
+            waiting = _released(locked)
+            if waiting or _waiting:
+                _try_again(waiting)
 
     __del__ = release
 
@@ -67,12 +63,26 @@ class Locks:
         self.release()
 
 
-def _opens(memory: Any) -> bool:
-    try:
-        memory.flags.writeable = True
-    except ValueError:
-        return False
-    return True
+def _released(locked: list[Any]) -> list[Any]:
+    """Let arrays be written to again; return those that cannot yet, as views of a locked array."""
+    left = []
+    for memory in locked:
+        try:
+            memory.setflags(write=True)
+        except ValueError:
+            left.append(memory)
+    return left
+
+
+def _try_again(waiting: list[Any]) -> None:
+    """Release what can be, and remember the rest."""
+    waiting = [*waiting, *_waiting]
+    _waiting.clear()
+    count = 0
+    while len(waiting) != count:
+        count = len(waiting)
+        waiting = _released(waiting)
+    _waiting.extend(waiting)
 
 
 def refusal(error: Exception) -> GradientError | None:
