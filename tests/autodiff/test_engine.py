@@ -451,7 +451,7 @@ def test_a_function_without_a_rule_says_where_to_add_one(xp):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x.xp.linalg.qr(x.mT, mode="complete")[1], r"linalg.qr has no gradient rule in the mode .complete. for"),
+        (lambda x: x.xp.linalg.qr(x.mT, mode="complete")[1], "linalg.qr has no gradient rule in the mode .complete"),
         (lambda x: x.xp.linalg.svd(x)[0], r"linalg.svd has no gradient rule with full_matrices=True"),
     ],
 )
