@@ -388,3 +388,27 @@ def test_memory_of_64_layers_is_that_of_their_roots():
     weights = depth * width * width * 4 / one  # the gradients themselves
     assert kept > 100
     assert again - weights < 48
+
+
+@pytest.mark.xdev_backends(
+    exclude=["jax", "torch"], reason="JAX's arrays are not written to, torch's are the user's own"
+)
+@pytest.mark.parametrize("write", ["in place", "item"])
+def test_writing_inside_leaves_what_is_outside(xp, write):
+    def block(x):
+        xp = xdev.namespace(x)
+        if write == "in place":
+            x += 1.0
+        else:
+            x[0] = 1.0
+        return xp.tanh(x)
+
+    def loss(remat):
+        def of(x):
+            hidden = xdev.namespace(x).exp(x)
+            return xdev.namespace(x).sum((xdev.remat(block) if remat else block)(hidden + 0.0) + hidden)
+
+        return of
+
+    x = xp.asarray([0.1, 0.2])
+    assert_close(xdev.grad(loss(True))(x), xdev.grad(loss(False))(x))

@@ -10,7 +10,7 @@ from .autodiff.engine import check_loss, warn_of_constant
 from .contract import Backend, dtype_name
 from .device import device_of_array, namespace, native_of
 from .errors import ArrayTypeError, GradientError, a
-from .locking import Locks
+from .locking import Copies, Locks
 from .tree_marks import trainable_mask
 
 __all__ = [
@@ -67,9 +67,10 @@ class Split:
         made.leaves = picked
         return made
 
-    def join(self, leaves: list[Any], backend: Backend) -> list[Any]:
-        """Return the trees with these leaves in the differentiable places, and the others as constants."""
-        return self._join(leaves, lambda leaf: constants(backend, leaf))
+    def join(self, leaves: list[Any], backend: Backend, copies: bool = False) -> list[Any]:
+        """Return the trees with these leaves in the differentiable places, and the others as constants, or copies."""
+        keep = Copies().keep if copies else lambda leaf: leaf
+        return self._join(leaves, lambda leaf: constants(backend, keep(leaf)))
 
     def pick(self, trees: Sequence[Any]) -> list[Any]:
         """Return what stands in the differentiable places of trees of that structure; of tied places, in the first."""
@@ -164,11 +165,7 @@ def names_of(arrays: Sequence[Any], roots: Sequence[tuple[str, Any]]) -> list[st
 
 def locked(backend: Backend, leaves: Sequence[Any]) -> Locks:
     """Return the locks of what a function takes, which the tape needs as it is until the gradient is there."""
-    locks = Locks()
-    if type(backend).value_and_grad is Backend.value_and_grad:
-        for leaf in leaves:
-            locks.add(leaf)
-    return locks
+    return Locks(leaves if type(backend).value_and_grad is Backend.value_and_grad else ())
 
 
 def constants(backend: Backend, tree_: Any) -> Any:
@@ -217,6 +214,8 @@ def argument_numbers(name: str, given: Any) -> tuple[int, ...]:
 def selected(f: Callable[..., Any], args: tuple[Any, ...], numbers: tuple[int, ...]) -> list[Any]:
     """Return the arguments of those numbers."""
     count = len(args)
+    if not numbers:
+        raise GradientError("argnums=() names no argument; give the place of at least one")
     for number in numbers:
         if not -count <= number < count:
             name = getattr(f, "__name__", "the function")

@@ -80,7 +80,8 @@ def _explanation(
             )
     if isinstance(error, DeviceMismatchError):
         return None
-    if isinstance(error, TypeError) and autodiff.TracedArray.__name__ in str(error):
+    said = str(error)
+    if isinstance(error, TypeError) and autodiff.TracedArray.__name__ in said and not said.endswith(_OTHER):
         return GradientError(
             f"a function was called that does not know arrays under differentiation ({error}). Take functions from "
             "xp = xdev.namespace(x), where x is an argument of the differentiated function, or from xdev.ops; an "
@@ -122,6 +123,8 @@ def _elsewhere(backend: Backend, where: Device, leaf: Any, error: Exception) -> 
     return its if _was_handled(owner, frame) and (not users or instruction in _OPERATORS) else None
 
 
+_OTHER = ("object is not callable", f"unhashable type: '{autodiff.TracedArray.__name__}'")
+"""Ends of errors that say by themselves what is wrong with a traced array."""
 _BESIDE = frozenset({__package__, "array_api_compat", "numpy"})
 """Packages that raise for frameworks."""
 _OPERATORS = frozenset({"BINARY_OP", "BINARY_SUBSCR", "COMPARE_OP", "UNARY_NEGATIVE"})

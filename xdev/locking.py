@@ -1,11 +1,14 @@
 """Arrays of the caller that backward needs: nobody writes to them meanwhile, where their framework can refuse it.
 
-Requirements: nothing of the caller's stays locked, whatever raises. An array that was read-only before stays so. Of
-two differentiations that lock one array, the first that ends opens it again.
+Requirements: nothing of the caller's stays locked, whatever raises and whenever; an array that was read-only before
+stays so. Differentiations that lock one array, in other threads too, open it when the last of them ends. A view is
+locked with the array that it shares memory with; memory that is not NumPy's own is left alone.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,80 +17,129 @@ from .contract import Backend
 from .errors import GradientError
 from .registry import find_backend
 
-__all__ = ["Locks", "refusal"]
+__all__ = ["Copies", "Locks", "refusal"]
 
 _memory_of: dict[type, Any] = {}
 """By type of array, what returns the NumPy array that is written to, or None."""
-_waiting: list[Any] = []
-"""Views whose memory another differentiation still locks; they are tried again at the end of each."""
+_held: dict[int, tuple[Any, set[int]]] = {}
+"""By identity, each locked array and who holds it; nobody, if it is a view that waits for its memory."""
+_guard = threading.RLock()
 
 
 class Locks:
-    """The arrays that one differentiation has locked; they are released when it says so, or is gone."""
+    """The arrays that one differentiation has locked, a context at whose end they are released."""
 
-    __slots__ = ("_locked",)
+    _locked: Any = ()  # of one that was interrupted before it had its own
+    _bases: frozenset[int] = frozenset()
 
-    def __init__(self) -> None:
-        self._locked: list[Any] = []
+    def __init__(self, arrays: Iterable[Any] = ()) -> None:
+        self._arrays = arrays
+        self._locked = []
 
-    def add(self, x: Any) -> None:
-        """Lock an array; anything else, and what its framework cannot lock, passes."""
-        kind = type(x)
-        if kind not in _memory_of:
-            backend = find_backend(x)
-            has = backend is not None and type(backend).written_memory is not Backend.written_memory
-            _memory_of[kind] = backend.written_memory if has else None  # type: ignore[union-attr]  # has says so
-        memory_of = _memory_of[kind]
-        memory = None if memory_of is None else memory_of(x)
-        if memory is None or not memory.flags.writeable:
-            return
+    def keep(self, x: Any) -> Any:
+        """Lock an array, and return it; anything else, and what its framework cannot lock, passes."""
+        memory = _memory(x)
+        if memory is None:
+            return x
         base = memory.base
-        if base is None or (type(base) is np.ndarray and base.base is None):  # others could not be released again
-            memory.setflags(write=False)
-            self._locked.append(memory)
+        if base is None:
+            chain: tuple[Any, ...] = (memory,)
+        elif type(base) is np.ndarray and base.base is None:
+            chain = (base, memory)
+        else:
+            return x
+        with _guard:
+            if all(part.flags.writeable or id(part) in _held for part in chain):
+                for part in chain:
+                    self._locked.append(part)  # first, so that an interrupt loses nothing
+                    _held.setdefault(id(part), (part, set()))[1].add(id(self))
+                    part.setflags(write=False)
+        return x
 
     def release(self) -> None:
-        """Let all be written to again."""
+        """Let all be written to again that nobody else holds; to do it twice does no harm."""
         if self._locked:
-            locked, self._locked = self._locked, []
-            waiting = _released(locked)
-            if waiting or _waiting:
-                _try_again(waiting)
+            with _guard:
+                self._bases |= {id(part) for part in self._locked}
+                for part in self._locked:
+                    entry = _held.get(id(part))
+                    if entry is not None:
+                        entry[1].discard(id(self))
+                for part in [part for part, holders in _held.values() if not holders]:
+                    _open(part)  # in the order of locking: memory before its views
+                self._locked.clear()
 
-    __del__ = release
+    def free(self, arrays: Iterable[Any]) -> None:
+        """Let views be written to that were made of a locked array, which is released."""
+        for memory in map(_memory, arrays):
+            if memory is not None and not memory.flags.writeable and id(memory.base) in self._bases:
+                _open(memory)
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
+    def __del__(self) -> None:
         self.release()
 
-
-def _released(locked: list[Any]) -> list[Any]:
-    """Let arrays be written to again; return those that cannot yet, as views of a locked array."""
-    left = []
-    for memory in locked:
+    def __enter__(self) -> Locks:
         try:
-            memory.setflags(write=True)
-        except ValueError:
-            left.append(memory)
-    return left
+            for x in self._arrays:
+                self.keep(x)
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.release()
+        except BaseException:
+            self.release()
+            raise
 
 
-def _try_again(waiting: list[Any]) -> None:
-    """Release what can be, and remember the rest."""
-    waiting = [*waiting, *_waiting]
-    _waiting.clear()
-    count = 0
-    while len(waiting) != count:
-        count = len(waiting)
-        waiting = _released(waiting)
-    _waiting.extend(waiting)
+class Copies:
+    """In the place of `Locks`, where what is kept outlives the call: one copy of each array."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[Any, Any]] = {}
+
+    def keep(self, x: Any) -> Any:
+        """Return a copy of an array that could be written to; anything else passes."""
+        found = self._copies.get(id(x))
+        if found is None:
+            backend = find_backend(x)
+            if backend is None or not backend.capabilities.mutable:
+                return x
+            found = self._copies[id(x)] = (x, backend.clone(x))
+        return found[1]
+
+    def release(self) -> None:
+        """Forget which array was copied to which."""
+        self._copies.clear()
+
+
+def _memory(x: Any) -> Any:
+    kind = type(x)
+    if kind not in _memory_of:
+        backend = find_backend(x)
+        has = backend is not None and type(backend).written_memory is not Backend.written_memory
+        _memory_of[kind] = backend.written_memory if has else None  # type: ignore[union-attr]  # has says so
+    memory_of = _memory_of[kind]
+    return None if memory_of is None else memory_of(x)
+
+
+def _open(memory: Any) -> None:
+    try:
+        memory.setflags(write=True)
+    except ValueError:
+        return  # its memory is still locked
+    _held.pop(id(memory), None)
+
+
+_SAID = ("assignment destination is read-only", "output array is read-only")
 
 
 def refusal(error: Exception) -> GradientError | None:
-    """Return what an error is told as that comes of a locked array; None for any other."""
-    if not isinstance(error, ValueError) or "read-only" not in str(error):
+    """Return what an error is told as that may come of a locked array; None for any other."""
+    if type(error) is not ValueError or str(error) not in _SAID:
         return None
     return GradientError(
         f"an array was written to that backward needs, or that was read-only before ({error}). Write to a copy, or "

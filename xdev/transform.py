@@ -108,6 +108,7 @@ def value_and_grad(
             names = lambda: names_of(split.leaves, [_named(args, {})[number] for number in numbers])  # noqa: E731
             value, arrays, gradients = differentiate(backend, of_leaves, split.leaves, names)
             result = split.join_gradients(gradients)
+        locks.free(arrays)
         gradient = result[0] if single else tuple(result)
         return ((value, aux_box[-1](arrays)), gradient) if has_aux else (value, gradient)
 
@@ -185,9 +186,10 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     split = Split.of(args)
     backend = common_backend(split.leaves, args, {}, "vjp")
     box: list[Callable[[list[Any]], Any]] = []
+    on_tape = type(backend).vjp is Backend.vjp
 
     def of_leaves(leaves: list[Any]) -> list[Any]:
-        arrays, rebuild = take_apart(f(*split.join(leaves, backend)))
+        arrays, rebuild = take_apart(f(*split.join(leaves, backend, copies=on_tape)))
         box.append(rebuild)
         return arrays
 

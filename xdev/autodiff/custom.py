@@ -72,17 +72,17 @@ def custom_vjp(
 
 
 def _run_forward(xp: Any, *values: Any, name: str, forward: Any, backward: Any, tape: Tape) -> tuple[Any, _Saved]:
-    outputs, residuals = forward(_on_one_level(values))
-    _check_outside(name, outputs, tape)
+    outputs, residuals = forward([lift(x) for x in values])
+    outputs, residuals = _outputs(name, outputs, tape), [_plain(x) for x in residuals]
     saved = _Saved(outputs)
     saved.residuals = residuals
     return tuple(outputs), saved
 
 
 def _pull_by_rule(xp: Any, g: Leaves, saved: _Saved, *args: Any, backward: Any, **_: Any) -> Leaves:
-    traced = any(type(c) is TracedArray for c in g)
-    found: Leaves = backward([lift(x) for x in saved.residuals] if traced else saved.residuals, g)
-    return found
+    traced = any(type(x) is TracedArray for x in (*g, *saved.residuals))
+    found = backward([lift(x) for x in saved.residuals], [lift(c) for c in g])
+    return found if traced else [_plain(c) for c in found]
 
 
 _RULED = Primitive("custom_vjp", _run_forward, _pull_by_rule, saves=True)
@@ -120,9 +120,7 @@ def remat(function: Callable[[Leaves], Leaves], arrays: Leaves, /) -> Leaves:
 
 
 def _run_once(xp: Any, *values: Any, function: Callable[[Leaves], Leaves], tape: Tape) -> tuple[Any, ...]:
-    outputs = function(_on_one_level(values))
-    _check_outside("remat", outputs, tape)
-    return tuple(outputs)
+    return tuple(_outputs("remat", function([lift(x) for x in values]), tape))
 
 
 def _pull_again(
@@ -136,7 +134,7 @@ def _pull_again(
             full[n] = leaf
         return function(full)
 
-    _, pull = vjp(of_wanted, [args[n] for n in wanted])
+    _, pull = vjp(of_wanted, [args[n] for n in wanted], copies=False)
     pulled: Leaves = [None] * len(args)
     for n, cotangent in zip(wanted, pull(g), strict=True):
         pulled[n] = cotangent
@@ -146,17 +144,17 @@ def _pull_again(
 _AGAIN = Primitive("remat", _run_once, _pull_again, fresh=True)
 
 
-def _on_one_level(values: Sequence[Any]) -> Leaves:
-    """Return values so that they know each other: beside one that an outer tape follows, the others as constants."""
-    traced = any(type(x) is TracedArray for x in values)
-    return [lift(x) for x in values] if traced else list(values)
+def _plain(x: Any) -> Any:
+    """Return the framework's own array of a constant, anything else as it is."""
+    return x.__xdev_value__ if type(x) is TracedArray and x.tape is None else x
 
 
-def _check_outside(name: str, outputs: Leaves, tape: Tape) -> None:
-    """Refuse results that come of arrays which the record would not know."""
+def _outputs(name: str, outputs: Leaves, tape: Tape) -> Leaves:
+    """Return results without constants; refuse those of arrays which the record would not know."""
     for y in outputs:
         if type(y) is TracedArray and y.tape is not None and y.tape.order >= tape.order:
             raise GradientError(
                 f"{name}: the function takes an array under differentiation from outside, and its gradient would be "
                 "lost; pass it as an argument"
             )
+    return [_plain(y) for y in outputs]

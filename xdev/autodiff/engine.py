@@ -11,7 +11,7 @@ from ..contract import dtype_name
 from ..device import namespace
 from ..errors import GradientError, a
 from ..ledger import caller
-from ..locking import Locks
+from ..locking import Copies
 from ..registry import find_backend
 from .array import TracedArray, constant, unwrap
 from .namespace import traced_namespace
@@ -163,7 +163,7 @@ def value_and_grad(
 
 
 def vjp(
-    function: Callable[[list[Any]], Sequence[Any]], leaves: Sequence[Any], /
+    function: Callable[[list[Any]], Sequence[Any]], leaves: Sequence[Any], /, copies: bool = True
 ) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
     """Return the outputs of a function of a list of arrays, and its pullback.
 
@@ -173,6 +173,8 @@ def vjp(
         Takes a list of arrays and returns a list of arrays.
     leaves : sequence of arrays
         Floating or complex arrays.
+    copies : bool, default: True
+        Whether arrays that could be written to before the pullback is called are copied.
 
     Returns
     -------
@@ -197,21 +199,18 @@ def vjp(
     >>> pullback([np.asarray([1.0, 10.0])])
     [array([ 2., 20.])]
     """
-    tape = Tape()
+    tape = Tape(Copies() if copies else None)
     try:
         spaces = [_xp(x) for x in leaves]
-        traced = tape.start(leaves, spaces)
-        for x in leaves:
-            tape.locks.add(x)
+        traced = tape.start([tape.keeper.keep(x) for x in leaves] if copies else leaves, spaces)
         results = list(function(traced))
         places = [y.index if type(y) is TracedArray and y.tape is tape else -1 for y in results]
         outputs = [_apart(_below(y, tape), y) for y in results]
-        records, nested, locks = tape.records, tape.nested, tape.locks
-        tape.locks = Locks()  # what is locked stays so as long as the pullback needs it
+        records, nested = tape.records, tape.nested
     finally:
         tape.close()
 
-    def pullback(cotangents: Sequence[Any], /, _keeps: Locks = locks) -> list[Any]:
+    def pullback(cotangents: Sequence[Any], /) -> list[Any]:
         if len(cotangents) != len(outputs):
             raise GradientError(f"pullback got {len(cotangents)} cotangents for {len(outputs)} outputs; give one each")
         seeds = []

@@ -15,7 +15,7 @@ from ..device import namespace
 from .array import TracedArray, constant, unwrap
 from .primitive import Primitive
 from .record import binary, innermost, no_gradient, single, strip, unary, wrap_constant
-from .rules import CONSTANT, CREATION, DEFINED, ELEMENTWISE, FRESH, GENERAL, INTERNAL, PLAIN, WITH_ARRAYS
+from .rules import CONSTANT, CREATION, DEFINED, ELEMENTWISE, FRESH, GENERAL, INTERNAL, PLAIN, SHAPES_ONLY, WITH_ARRAYS
 
 __all__ = ["NativeNamespace", "TracedNamespace", "traced_namespace"]
 
@@ -84,7 +84,8 @@ class TracedNamespace:
             rules = GENERAL[name]
             if len(rules) == 1 and rules[0] is not None and name not in WITH_ARRAYS:
                 return single(name, native, rules[0], xp, name in FRESH)
-            return Primitive(name, lambda below, *args, **kwargs: native(*args, **kwargs), rules, fresh=name in FRESH)
+            forward = lambda below, *args, **kwargs: native(*args, **kwargs)  # noqa: E731
+            return Primitive(name, forward, rules, fresh=name in FRESH, values=name not in SHAPES_ONLY)
         return _without_rule(name, native, xp)
 
     def constant(self, value: Any) -> TracedArray:

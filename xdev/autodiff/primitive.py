@@ -42,6 +42,8 @@ class Primitive:
     fresh : bool
         Promise that each cotangent from the rule is a new array that nothing else holds, never `g`, an argument or
         a view; a gradient then needs no copy.
+    values : bool
+        Whether rules use the values of the arguments that have rules, so that captured arrays must stay as they are.
 
     Examples
     --------
@@ -60,13 +62,15 @@ class Primitive:
         *,
         saves: bool = False,
         fresh: bool = False,
+        values: bool = True,
     ) -> None:
         self.name = self.__name__ = name
         self._forward = forward
         self._rule = rule
         self._saves = saves
         self._fresh = fresh
-        self._places = None if callable(rule) else [k for k, one in enumerate(rule) if one is not None]
+        self._values = values
+        self._places: Any = None if callable(rule) else [k for k, one in enumerate(rule) if one is not None]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the function; record it if an argument is traced."""
@@ -88,8 +92,11 @@ class Primitive:
     def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plain = _see_plain(args, kwargs)
         if plain is not None:
-            tape, values, indices, xp = plain
+            tape, values, indices, xp, captured = plain
             self._check(indices, {})
+            for place in captured:
+                if self._values or place not in self._places:
+                    values[place] = tape.keeper.keep(values[place])
             y = self._run(xp.below, values, kwargs)
         else:
             traced, its = innermost((*args, *kwargs.values()) if kwargs else args)
@@ -101,7 +108,9 @@ class Primitive:
                 y = y[0] if self._saves else y
                 return wrap_constant(y, xp) if traced else y
             tape = its
-            pairs, named = [_see(a, tape) for a in args], {key: _see(a, tape) for key, a in kwargs.items()}
+            keeps = [self._values or place not in self._places for place in range(len(args))]
+            pairs = [_see(a, tape, keep) for a, keep in zip(args, keeps, strict=True)]
+            named = {key: _see(a, tape, True) for key, a in kwargs.items()}
             values, indices = [value for value, _ in pairs], [index for _, index in pairs]
             kwargs = {key: value for key, (value, _) in named.items()}
             self._check(indices, named)
@@ -144,7 +153,7 @@ def _namespace_of(args: Sequence[Any]) -> Any:
     return namespace(plain)
 
 
-def _see(a: Any, tape: Tape) -> tuple[Any, Any]:
+def _see(a: Any, tape: Tape, keep: bool) -> tuple[Any, Any]:
     """Return an argument as `tape` sees it, one level below, and its index (-1 if it is a constant)."""
     kind = type(a)
     if kind is TracedArray:
@@ -152,23 +161,23 @@ def _see(a: Any, tape: Tape) -> tuple[Any, Any]:
             return a.__xdev_value__, a.index
         return (a.__xdev_value__ if a.tape is None else a), -1
     if kind is list or kind is tuple:
-        pairs = [_see(item, tape) for item in a]
+        pairs = [_see(item, tape, keep) for item in a]
         indices = tuple(index for _, index in pairs)
         return kind(value for value, _ in pairs), indices if any(k != -1 for k in indices) else -1
     if kind is slice:
         return strip(a), -1
-    tape.locks.add(a)
-    return a, -1
+    return (tape.keeper.keep(a) if keep else a), -1
 
 
-def _see_plain(args: Any, kwargs: Any) -> tuple[Tape, list[Any], list[int], Any] | None:
-    """Return (tape, values, indices, namespace) of a plain call, or None if the call is none.
+def _see_plain(args: Any, kwargs: Any) -> tuple[Tape, list[Any], list[int], Any, list[int]] | None:
+    """Return (tape, values, indices, namespace, places of what is not traced) of a plain call, or None if it is none.
 
     Plain is a call of a single tape whose values no outer tape follows, without lists that might hold arrays.
     """
     tape: Tape | None = None
     xp: Any = None
-    values, indices, captured = [], [], []
+    values: list[Any] = []
+    indices, captured = [], []
     for a in args:
         kind, index = type(a), -1
         if kind is TracedArray:
@@ -181,7 +190,7 @@ def _see_plain(args: Any, kwargs: Any) -> tuple[Tape, list[Any], list[int], Any]
             a = a.__xdev_value__
             kind = type(a)
         elif kind not in SCALARS:
-            captured.append(a)
+            captured.append(len(values))
         if kind in _NOT_PLAIN:
             return None
         values.append(a)
@@ -189,11 +198,7 @@ def _see_plain(args: Any, kwargs: Any) -> tuple[Tape, list[Any], list[int], Any]
     for a in kwargs.values():
         if type(a) in _NOT_PLAIN:
             return None
-    if tape is None:
-        return None
-    for a in captured:
-        tape.locks.add(a)
-    return tape, values, indices, xp
+    return None if tape is None else (tape, values, indices, xp, captured)
 
 
 _NOT_PLAIN = frozenset({TracedArray, list, tuple, slice})

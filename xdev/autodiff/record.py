@@ -130,12 +130,12 @@ def binary(name: str, native: Callable[..., Any], rule: Sequence[Any], xp: Any) 
             else:
                 i, a, j = a.index, a.__xdev_value__, -1
                 if needs_values and tape is not None and type(b) not in SCALARS:
-                    tape.locks.add(b)
+                    b = tape.keeper.keep(b)
         elif type(b) is TracedArray:
             tape = b.tape
             i, j, b = -1, b.index, b.__xdev_value__
             if needs_values and tape is not None and type(a) not in SCALARS:
-                tape.locks.add(a)
+                a = tape.keeper.keep(a)
         else:
             return native(a, b)
         if type(a) is TracedArray or type(b) is TracedArray:

@@ -34,17 +34,17 @@ class Tape:
         One per array: None for the leaves, else (backward, ...).
     nested
         Whether a recorded value is followed by an outer tape.
-    locks
-        The arrays of the caller that records need as they are.
+    keeper
+        Sees to it that arrays of the caller that records need stay as they are.
     """
 
-    __slots__ = ("locks", "nested", "order", "records")
+    __slots__ = ("keeper", "nested", "order", "records")
 
-    def __init__(self) -> None:
+    def __init__(self, keeper: Any = None) -> None:
         self.order = next(_births)
         self.records: Any = []
         self.nested = False
-        self.locks = Locks()
+        self.keeper = Locks() if keeper is None else keeper
 
     def start(self, values: Sequence[Any], spaces: Sequence[Any]) -> list[TracedArray]:
         """Return traced arrays that start here, given the namespace of each."""
@@ -57,7 +57,7 @@ class Tape:
     def close(self) -> None:
         """Free the records; whoever kept a traced array gets an error when it is used."""
         self.records = _CLOSED
-        self.locks.release()
+        self.keeper.release()
 
 
 class _Closed:

@@ -26,7 +26,10 @@ from typing import Any
 
 from . import constant, decompositions, elementwise, fourier, indexing, linear_algebra, manipulation, statistical
 
-__all__ = ["CONSTANT", "CREATION", "DEFINED", "ELEMENTWISE", "FRESH", "GENERAL", "INTERNAL", "PLAIN", "WITH_ARRAYS"]
+__all__ = [
+    "CONSTANT", "CREATION", "DEFINED", "ELEMENTWISE", "FRESH", "GENERAL", "INTERNAL", "PLAIN", "SHAPES_ONLY",
+    "WITH_ARRAYS",
+]  # fmt: skip
 
 Table = dict[str, Any]
 MODULES = (constant, decompositions, elementwise, fourier, indexing, linear_algebra, manipulation, statistical)
@@ -45,3 +48,5 @@ WITH_ARRAYS = frozenset({"concat", "getitem_", "repeat", "scatter_", "stack", "t
 """Functions of GENERAL that differentiate one argument and take further arrays, or a list of them."""
 FRESH = frozenset({*indexing.FRESH, *statistical.FRESH})
 """Functions of GENERAL whose cotangents are always new arrays, so that a gradient needs no copy."""
+SHAPES_ONLY = frozenset({"concat", "setitem_", "stack", "where"})
+"""Functions of GENERAL whose rules use no values of the arguments that have one."""
