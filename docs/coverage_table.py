@@ -18,16 +18,18 @@ PAGE = ROOT / "docs" / "concepts" / "coverage_table.md"
 HEAD = """\
 # Table of derivatives
 
-Every function of the Array API standard {revision}, on every backend. Made by `docs/coverage_table.py`, which takes
-the derivatives of the calls in `tests/cases.py` in float64 and complex128, and compares them with finite differences; a
-test compares the page with what happens. [How the tape works](tape.md) says what stands behind NumPy, CuPy and strict;
-torch and JAX differentiate by themselves.
+Every function and operator of the Array API standard {revision}, on every backend. Made by `docs/coverage_table.py`,
+which takes the derivatives of the calls in `tests/cases.py` in float64 and complex128, and compares them with finite
+differences; a test compares the page with what happens. Operators are tried with the array on the left, on the right,
+and in place. [How the tape works](tape.md) says what stands behind NumPy, CuPy and strict; torch and JAX
+differentiate by themselves.
 
 | cell | value | first derivative | second derivative |
 |---|---|---|---|
 | v 1 2 | right | right | right |
 | v 0 0 | right | zero, as the function is flat | zero |
 | v | right, and a constant: the function makes or tells something | | |
+| part | v 1 2, but for some calls: the number leads to which | | |
 | – | in the place of what is not right, or not there; the number leads to the reason | | |
 """
 
@@ -35,12 +37,12 @@ torch and JAX differentiate by themselves.
 def page():
     """Return the page's text."""
     import xdev
-    from tests.coverage import COMPLETE, FRAMEWORKS, REASONS, cell
-    from tests.standard import FUNCTIONS, REVISION
+    from tests.coverage import COMPLETE, FRAMEWORKS, REASONS, ROWS, cell
+    from tests.standard import REVISION
 
     devices = {name: xdev.device(name) for name in FRAMEWORKS}
     parts, notes = [HEAD.format(revision=REVISION)], []
-    for category, names in FUNCTIONS.items():
+    for category, names in ROWS.items():
         lines = [f"## {category}\n", f"| function | {' | '.join(FRAMEWORKS.values())} |", "|---" * 6 + "|"]
         for name in names:
             cells = []

@@ -128,6 +128,7 @@ CASES = {
         ([_normal(3)], lambda xp, x: x**3),
         ([_normal(3)], lambda xp, x: x**0 * xp.sin(x)),
         ([_normal(3)], lambda xp, x: 2.5**x),
+        ([_complex(3)], lambda xp, x: (1.5 + 0.5j) ** x + (-0.5) ** x),
         ([_complex(3), _complex(3)], None),
     ],
     "real": [([_complex(3)], None)],

@@ -7,11 +7,13 @@ have results that no gradient flows to, those of `VALUES` make or tell something
 
 from __future__ import annotations
 
+import operator
+
 from .cases import CASES
 from .derivatives import flat_orders, orders, passes
-from .standard import INSPECTION
+from .standard import FUNCTIONS, INSPECTION, METHODS, OPERATORS
 
-__all__ = ["COMPLETE", "FLAT", "FRAMEWORKS", "REASONS", "VALUES", "cell"]
+__all__ = ["COMPLETE", "FLAT", "FRAMEWORKS", "REASONS", "ROWS", "VALUES", "cell"]
 
 FRAMEWORKS = {"numpy": "NumPy", "cupy": "CuPy", "strict": "strict", "torch": "torch", "jax": "JAX"}
 
@@ -36,6 +38,22 @@ def _of_signs(name):
     return lambda xp, x: getattr(xp, name)(x > 0.0, xp.flip(x) > 0.0)
 
 
+def _operator(name):
+    """Return a call of an operator with the array on the left, on the right, and in place."""
+    f, in_place = getattr(operator, f"__{name}__"), getattr(operator, f"__i{name}__")
+
+    def call(xp, x):
+        x, y = (x, xp.flip(x)) if name == "floordiv" else (_ints(xp, x), xp.flip(_ints(xp, x)) % 4)
+        return xp.concat([f(x, y), f(3, y + 1), in_place(x + 0, y)])
+
+    return call
+
+
+def _comparison(name):
+    compare = getattr(operator, name)
+    return lambda xp, x: xp.concat([compare(x, xp.flip(x)), compare(0.5, x)])
+
+
 FLAT = {
     **{name: _named(name) for name in ("argmax", "argmin", "argsort", "ceil", "count_nonzero", "floor", "isfinite")},
     **{name: _named(name) for name in ("isinf", "isnan", "round", "signbit", "trunc", "ones_like", "zeros_like")},
@@ -57,10 +75,18 @@ FLAT = {
     "unique_counts": lambda xp, x: xp.unique_counts(x).values,
     "unique_inverse": lambda xp, x: xp.unique_inverse(x).values,
     "unique_values": lambda xp, x: xp.unique_values(x),
+    **{f"__{name}__": _operator(name) for name in ("and", "or", "xor", "lshift", "rshift", "floordiv")},
+    **{f"__{name}__": _comparison(name) for name in ("eq", "ge", "gt", "le", "lt", "ne")},
+    "__invert__": lambda xp, x: ~_ints(xp, x),
 }
 
 VALUES = {
     "__array_namespace_info__": lambda xp, x: ([hasattr(xp.__array_namespace_info__(), name) for name in INSPECTION]),
+    "__bool__": lambda xp, x: bool(x[1] > 0.0),
+    "__complex__": lambda xp, x: complex(x[1]),
+    "__float__": lambda xp, x: float(x[1]),
+    "__index__": lambda xp, x: operator.index(xp.astype(x[1] * 0.0 + 3.0, xp.int64)),
+    "__int__": lambda xp, x: int(x[1] * 10.0),
     "arange": lambda xp, x: xp.arange(3),
     "asarray": lambda xp, x: xp.asarray([1.0, 2.0]),
     "broadcast_shapes": lambda xp, x: list(xp.broadcast_shapes((3, 1), x.shape)),
@@ -81,6 +107,17 @@ VALUES = {
     "zeros": lambda xp, x: xp.zeros((3,)),
 }
 
+ROWS = {
+    **FUNCTIONS,
+    "Arrays": (
+        "T",
+        "mT",
+        *(name for name in METHODS if name not in ("__array_namespace__", "__dlpack__", "__dlpack_device__")),
+        *OPERATORS,
+    ),
+}
+"""The rows of the table; of an array, what is more than its shape."""
+
 DETACHED = "torch makes a new tensor of the values, without a word"
 REFUSED = "NoGradientRule: the framework has no derivative, not even zero"
 REASONS = {
@@ -89,20 +126,30 @@ REASONS = {
     ("full_like", "torch"): "takes numbers only: use `xp.broadcast_to`",
     ("linspace", "torch"): f"between tensors; {DETACHED}",
     ("floor_divide", "torch"): REFUSED,
-    ("nextafter", "torch"): REFUSED,
+    ("nextafter", "torch"): "torch takes the derivative by the first argument for one",
     ("nextafter", "jax"): REFUSED,
     ("unique_all", "torch"): "not in torch",
     ("unique_counts", "torch"): REFUSED,
     ("unique_inverse", "torch"): REFUSED,
     ("unique_values", "torch"): REFUSED,
+    ("__floordiv__", "torch"): REFUSED,
+    ("__mod__", "torch"): "but for a number modulo a tensor: NoGradientRule",
+    ("__getitem__", "torch"): "but for negative steps, which torch has not",
+    ("__setitem__", "torch"): "but where an index stands twice: torch sends the gradient to all of its values",
+    ("__setitem__", "strict"): "but for arrays of integers as indices, which the standard has not",
+    ("__float__", "jax"): "TracedValueError, which says how: `float(xdev.stop_gradient(x))`",
+    ("__complex__", "jax"): "TracedValueError, which says how: `complex(xdev.stop_gradient(x))`",
+    ("__index__", "cupy"): "not in CuPy",
     ("sign", "jax"): "JAX takes the derivative of a complex sign for zero, which it is not",
-    ("linalg.det", "torch"): "second derivatives of singular complex matrices are wrong",
+    ("linalg.det", "torch"): "but for second derivatives of singular complex matrices, which are wrong",
     ("linalg.eig", "jax"): "NoGradientRule: only eigenvalues have derivatives, and only first ones",
     ("linalg.eigvals", "jax"): "NoGradientRule: first derivatives only",
     ("linalg.eig", "cupy"): "not run: the emulated GPU of the tests has no such solver",
     ("linalg.eigvals", "cupy"): "not run: the emulated GPU of the tests has no such solver",
 }
 """Why a cell of the table is not complete, by function and framework."""
+CALLED = {"__getitem__": "getitem_", "__setitem__": "setitem_", "to_device": "to_device_"}
+"""Under which names of `cases` methods are."""
 COMPLETE = {"v 1 2", "v 0 0", "v"}
 
 
@@ -111,9 +158,12 @@ def cell(name, device, most=None):
 
     `most` limits how many calls of `cases` are tried.
     """
-    if CASES.get(name):
-        count = min(orders(name, k, device) for k in range(len(CASES[name][:most])))
-        return ("–", "v – –", "v 1 –", "v 1 2")[count]
+    case = CALLED.get(name, name)
+    if CASES.get(case):
+        counts = {orders(case, k, device) for k in range(len(CASES[case][:most]))}
+        if name in VALUES and 0 in counts and passes(VALUES[name], device):
+            counts = counts - {0} | {1}
+        return "part" if len(counts) > 1 else ("–", "v – –", "v 1 –", "v 1 2")[counts.pop()]
     if name in FLAT:
         try:
             count = flat_orders(FLAT[name], device)

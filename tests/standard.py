@@ -14,6 +14,7 @@ __all__ = [
     "FUNCTIONS",
     "INSPECTION",
     "IN_PLACE",
+    "LEFT",
     "METHODS",
     "OPERATORS",
     "REFLECTED",
@@ -80,6 +81,8 @@ METHODS = _names(
     """
 )
 _ARITHMETIC = _names("add sub mul truediv floordiv mod pow matmul and or xor lshift rshift")
-OPERATORS = (*(f"__{name}__" for name in _ARITHMETIC), *_names("__eq__ __ge__ __gt__ __le__ __lt__ __ne__"))
+LEFT = tuple(f"__{name}__" for name in _ARITHMETIC)
+"""Operators that have a reflected and an in-place form."""
+OPERATORS = (*LEFT, *_names("__eq__ __ge__ __gt__ __le__ __lt__ __ne__"))
 REFLECTED = tuple(f"__r{name}__" for name in _ARITHMETIC)
 IN_PLACE = tuple(f"__i{name}__" for name in _ARITHMETIC)

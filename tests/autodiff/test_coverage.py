@@ -14,7 +14,7 @@ from xdev.autodiff.rules import CONSTANT, CREATION, DEFINED, ELEMENTWISE, GENERA
 
 from .. import standard
 from ..cases import CASES
-from ..coverage import COMPLETE, FLAT, FRAMEWORKS, REASONS, VALUES, cell
+from ..coverage import COMPLETE, FLAT, FRAMEWORKS, REASONS, ROWS, VALUES, cell
 
 spec = importlib.util.spec_from_file_location(
     "coverage_table", Path(__file__).parents[2] / "docs" / "coverage_table.py"
@@ -24,6 +24,7 @@ spec.loader.exec_module(coverage_table)
 PAGE = coverage_table.cells_of(coverage_table.PAGE.read_text(encoding="utf-8"))
 WRITE_AGAIN = "run `python docs/coverage_table.py`"
 
+NAMES = [name for names in ROWS.values() for name in names]
 FUNCTIONS = [name for names in standard.FUNCTIONS.values() for name in names]
 TOLD = ("__array_namespace_info__",)
 """Functions that the traced namespace passes on as they are."""
@@ -62,11 +63,17 @@ def test_traced_arrays_have_every_attribute_and_operator(name):
         assert hasattr(TracedArray, name)
 
 
-def test_the_page_has_every_function():
-    assert set(PAGE) == {(name, heading) for name in FUNCTIONS for heading in FRAMEWORKS.values()}
+@pytest.mark.parametrize("name", standard.LEFT)
+def test_operators_in_place_are_tried(name):
+    assert not hasattr(TracedArray, f"__i{name[2:]}")  # Python then rebinds the name to the result
+    assert (name in CASES) != (name in FLAT)  # whose calls have an in-place form each
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_page_has_every_name():
+    assert set(PAGE) == {(name, heading) for name in NAMES for heading in FRAMEWORKS.values()}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_cell_that_is_not_complete_has_a_reason(name):
     for framework, heading in FRAMEWORKS.items():
         assert (PAGE[name, heading] not in COMPLETE) == ((name, framework) in REASONS)
@@ -76,7 +83,7 @@ def test_every_cell_that_is_not_complete_has_a_reason(name):
 def test_the_page_says_what_happens(device):
     most = 1 if device.backend.name == "jax" else None  # which compiles every call
     expected = {}
-    for name in FUNCTIONS:
+    for name in NAMES:
         page = PAGE[name, FRAMEWORKS[device.backend.name]]
         found = cell(name, device, most if page in COMPLETE else None)
         if found != page:

@@ -5,6 +5,7 @@ Cotangents are not conjugated: the gradient of a real loss is d/dRe(x) - i d/dIm
 
 from __future__ import annotations
 
+import cmath
 import math
 from typing import Any
 
@@ -60,7 +61,9 @@ def _pow_base(xp: Any, g: Any, y: Any, a: Any, b: Any) -> Any:
 
 def _pow_exponent(xp: Any, g: Any, y: Any, a: Any, b: Any) -> Any:
     if not hasattr(a, "dtype"):
-        return xp.multiply(g, xp.multiply(y, math.log(a))) if a > 0 else xp.zeros_like(g)
+        if a == 0 or (not _is_complex(xp, y) and a < 0):
+            return xp.zeros_like(g)
+        return xp.multiply(g, xp.multiply(y, cmath.log(a) if _is_complex(xp, y) else math.log(a)))
     if not _is_complex(xp, y):
         zero = xp.equal(a, 0)  # 0**b is flat for b > 0
         log = xp.log(xp.astype(xp.where(zero, xp.ones_like(a), a), y.dtype))
