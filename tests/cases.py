@@ -263,6 +263,7 @@ CASES = {
         ([_complex(3, 3)], None),
         ([_singular(4, 4)], lambda xp, x: xp.linalg.det(xp.real(x))),
         ([_singular(3, 3)], None),
+        ([_normal(60, 60)], lambda xp, x: xp.linalg.det(x * 0.13)),  # far below Hadamard's bound, and regular
     ],
     "linalg.eig": [
         ([_normal(4, 4)], lambda xp, x: _all(xp, _squares_of(xp.linalg.eig(x), 0))),
@@ -344,7 +345,9 @@ CASES = {
     "asarray": [([_normal(), _normal()], lambda xp, a, b: xp.asarray([a, b]) * 2.0)],
     "full": [([_normal()], lambda xp, x: xp.full((3, 2), x))],
     "full_like": [([_normal()], lambda xp, x: xp.full_like(xp.zeros((3,), dtype=x.dtype), x))],
-    "linspace": [([_normal(), _normal()], lambda xp, a, b: xp.linspace(a, b, 5))],
+    "linspace": [
+        ([_normal(), _normal()], lambda xp, a, b: xp.linspace(a, b, 5)),
+    ],
     # indexing by operators
     "getitem_": [
         ([_normal(3, 4)], lambda xp, x: x[1, ...]),

@@ -66,8 +66,7 @@ def _conjugated(rule: Callable[..., Any]) -> Any:
 
 
 def _inv(xp: Any, g: Any, y: Any, x: Any, /) -> Any:
-    t = xp.matrix_transpose(y)
-    return xp.negative(_product(xp, t, g, t))
+    return xp.negative(_product(xp, xp.matrix_transpose(y), g, xp.matrix_transpose(y)))
 
 
 def _scaled(xp: Any, x: Any, scale: Any) -> Any:
@@ -78,17 +77,20 @@ def _scaled(xp: Any, x: Any, scale: Any) -> Any:
 
 def _det(xp: Any, g: Any, y: Any, x: Any, /) -> Any:
     """Multiply the cotangent by the cofactors: det(x) x⁻ᵀ, and by products of matrices where one is singular."""
-    below, matrix = xp.below, unwrap(x)
-    lengths = below.sqrt(below.sum(below.square(below.abs(matrix)), axis=-1))
-    if below.all(below.greater(below.abs(unwrap(y)), below.multiply(below.prod(lengths, axis=-1), 1e-12))):
-        return _scaled(xp, x, xp.multiply(g, y))
-    eye = _eye(xp, x.shape[-1], x)
-    adjugate = xp.add(xp.zeros_like(x), eye)
-    for k in range(1, x.shape[-1]):  # Faddeev and LeVerrier's; loses digits for more than 30 rows
-        adjugate = xp.matmul(x, adjugate)
+    below, n, eye = xp.below, x.shape[-1], _eye(xp, x.shape[-1], x)
+    lengths = below.sqrt(below.sum(below.square(below.abs(unwrap(x))), axis=-1))
+    limit = float(below.finfo(lengths.dtype).eps) ** 0.5 if n <= 8 else 0.0  # of large ones only what is exactly 0
+    singular = below.less_equal(below.abs(unwrap(y)), below.multiply(below.prod(lengths, axis=-1), limit))
+    singular, scale = below.expand_dims(singular, axis=(-2, -1)), xp.expand_dims(g, axis=(-2, -1))
+    regular = _scaled(xp, xp.where(singular, eye, x), xp.multiply(g, y))
+    if not below.any(singular):
+        return regular
+    matrix, adjugate = xp.where(singular, x, eye), xp.add(xp.zeros_like(x), eye)
+    for k in range(1, n):  # Faddeev and LeVerrier's; loses digits for more than 30 rows
+        adjugate = xp.matmul(matrix, adjugate)
         trace = xp.sum(xp.multiply(adjugate, eye), axis=(-2, -1), keepdims=True)
         adjugate = xp.subtract(xp.multiply(xp.multiply(trace, eye), 1.0 / k), adjugate)
-    return xp.multiply(xp.matrix_transpose(adjugate), xp.expand_dims(xp.expand_dims(g, axis=-1), axis=-1))
+    return xp.where(singular, xp.multiply(xp.matrix_transpose(adjugate), scale), regular)
 
 
 def _slogdet(xp: Any, g: Any, y: Any, x: Any, /) -> Any:

@@ -57,10 +57,6 @@ def _vecdot(xp: Any, a: Any, b: Any, /, *, axis: int = -1) -> Any:
     return xp.sum(xp.multiply(a, b), axis=axis)
 
 
-def _outer(xp: Any, a: Any, b: Any, /) -> Any:
-    return xp.multiply(xp.expand_dims(a, axis=1), xp.expand_dims(b, axis=0))
-
-
 def _diagonal(xp: Any, x: Any, /, *, offset: int = 0) -> Any:
     rows, columns = x.shape[-2:]
     length = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
@@ -88,7 +84,7 @@ DEFINED: dict[str, Any] = {
     "linalg.matrix_transpose": lambda xp, x, /: xp.matrix_transpose(x),
     "linalg.tensordot": _tensordot,
     "linalg.vecdot": _vecdot,
-    "linalg.outer": _outer,
+    "linalg.outer": lambda xp, a, b, /: xp.multiply(xp.expand_dims(a, axis=1), xp.expand_dims(b, axis=0)),
     "linalg.diagonal": _diagonal,
     "linalg.trace": _trace,
     "linalg.cross": _cross,
