@@ -14,32 +14,12 @@ import numpy as np
 __all__ = ["CASES", "PARAMETERS", "make"]
 
 
-def _normal(*shape):
-    return ("normal", shape)
+def _of(kind):
+    return lambda *shape: (kind, shape)
 
 
-def _positive(*shape):
-    return ("positive", shape)
-
-
-def _unit(*shape):
-    return ("unit", shape)
-
-
-def _distinct(*shape):
-    return ("distinct", shape)
-
-
-def _zeros_inside(*shape):
-    return ("zeros", shape)
-
-
-def _complex(*shape):
-    return ("complex", shape)
-
-
-def _singular(*shape):
-    return ("singular", shape)
+_normal, _positive, _unit, _distinct = _of("normal"), _of("positive"), _of("unit"), _of("distinct")
+_zeros_inside, _complex, _singular = _of("zeros"), _of("complex"), _of("singular")
 
 
 def _sample(kind, shape, rng):
@@ -345,9 +325,7 @@ CASES = {
     "asarray": [([_normal(), _normal()], lambda xp, a, b: xp.asarray([a, b]) * 2.0)],
     "full": [([_normal()], lambda xp, x: xp.full((3, 2), x))],
     "full_like": [([_normal()], lambda xp, x: xp.full_like(xp.zeros((3,), dtype=x.dtype), x))],
-    "linspace": [
-        ([_normal(), _normal()], lambda xp, a, b: xp.linspace(a, b, 5)),
-    ],
+    "linspace": [([_normal(), _normal()], lambda xp, a, b: xp.linspace(a, b, 5))],
     # indexing by operators
     "getitem_": [
         ([_normal(3, 4)], lambda xp, x: x[1, ...]),

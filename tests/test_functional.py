@@ -88,3 +88,24 @@ def test_bad_input():
         xdev.at([1, 2])
     with pytest.raises(ArrayTypeError, match=r"at\(x\) needs an index before the update"):
         xdev.at(np.ones(2)).set(3.0)
+
+
+@pytest.mark.xdev_backends(exclude=["strict"], reason="the standard has no such index")
+@pytest.mark.parametrize(
+    ("update", "expected"),
+    [
+        (lambda at, x, v: at.set(v[:2]), [0.0, 1.0, 1.0, 0.0, 2.0, 0.0]),
+        (lambda at, x, v: at.set(v[0]), [0.0, 1.0, 1.0, 2.0, 0.0, 0.0]),
+        (lambda at, x, v: at.multiply(3.0), [6.0, 1.0, 1.0, 0.0, 0.0, 0.0]),
+        (lambda at, x, v: at.power(2.0), [4.0, 1.0, 1.0, 0.0, 0.0, 0.0]),
+        (lambda at, x, v: at.add(v[:2]), [2.0, 1.0, 1.0, 2.0, 2.0, 0.0]),
+    ],
+)
+def test_gradients_where_an_index_stands_twice(xp, update, expected):
+    index = xp.asarray([0, 0])
+
+    def loss(x, v):
+        return xdev.namespace(x).sum(update(xdev.at(x)[index], x, v) * xp.asarray([2.0, 1.0, 1.0]))
+
+    found = xdev.grad(loss, argnums=(0, 1))(xp.asarray([1.0, 2.0, 3.0]), xp.asarray([4.0, 5.0, 6.0]))
+    assert [float(g) for gradient in found for g in xdev.to_numpy(gradient)] == expected

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import array_api_extra
 
 from . import autodiff, registry
+from .contract import Backend
 from .device import namespace, native_of, scope_of
 from .differentiation import is_differentiable
 from .errors import ArrayTypeError, a
-from .transform import vjp
+from .transform import stop_gradient, vjp
 
 __all__ = ["At", "at"]
 
@@ -77,6 +79,8 @@ class At:
         with scope_of(x):
             if backend is None or not backend.capabilities.mutable:
                 return array_api_extra.at(x)[index].set(value, copy=True, xp=namespace(x))
+            if type(backend).value_and_grad is not Backend.value_and_grad and _may_repeat(index):
+                value = _last_ones(x, index, value)
             made = backend.clone(x)
             made[index] = value
             return made
@@ -126,6 +130,17 @@ class At:
 def _beside(x: Any, value: Any) -> Any:
     """Return an array in the form in which it knows the value: as a constant, if only that is differentiated."""
     return autodiff.lift(x) if hasattr(type(value), "__xdev_value__") else x
+
+
+def _last_ones(x: Any, index: Any, value: Any) -> Any:
+    """Return values of which those that others replace, in the same place, have no gradient."""
+    if native_of(value) is None:
+        return value
+    xp, shape = namespace(x), x[index].shape
+    numbers = xp.reshape(xp.arange(math.prod(shape)), shape)
+    board = xp.zeros(x.shape, dtype=numbers.dtype)
+    board[index] = numbers
+    return xp.where(board[index] == numbers, value, stop_gradient(value))
 
 
 def _may_repeat(index: Any) -> bool:

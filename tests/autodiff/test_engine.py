@@ -610,3 +610,61 @@ def test_no_warnings_of_its_own(xp):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         grad(lambda x: _sum(namespace(x).sqrt(x * x)))(xp.asarray([1.0, 2.0]))
+
+
+def _in_a_row(xp, x):
+    y = xp.zeros((3, 4)) + 0.0 * x
+    y[0, ...] = x
+    return y
+
+
+CORNERS = {
+    "a value with an axis more": (_in_a_row, np.ones((1, 4)), np.ones((1, 4))),
+    "linspace from an integer": (lambda xp, x: xp.linspace(xp.asarray([2]), x, 3), [3.0], [1.5]),
+    "logaddexp at infinity": (lambda xp, x: xp.logaddexp(x, 0.0), [np.inf, -np.inf, 1000.0], [1.0, 0.0, 1.0]),
+    "power of a negative number": (lambda xp, x: (-2.0) ** x, [2.0, 3.0], [np.nan, np.nan]),
+    "a list that names one twice": (lambda xp, x: x[[0, 1, 1]], [1.0, 2.0], [1.0, 2.0]),
+    "take beside an empty axis": (
+        lambda xp, x: xp.take(x, xp.asarray([1, 1]), axis=0),
+        np.zeros((3, 0)),
+        np.zeros((3, 0)),
+    ),
+    "trace of no matrices": (lambda xp, x: xp.linalg.trace(x), np.zeros((0, 3, 3)), np.zeros((0, 3, 3))),
+    "diff beyond the end": (lambda xp, x: xp.diff(x, axis=0, n=5), np.ones((3, 2)), np.zeros((3, 2))),
+    "cumulative_prod of nothing": (lambda xp, x: xp.cumulative_prod(x, axis=0), np.zeros((0, 2)), np.zeros((0, 2))),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_corners(xp, device, name):
+    function, x, expected = CORNERS[name]
+    if device.backend.name == "strict" and name in ("linspace from an integer", "a list that names one twice"):
+        pytest.skip("array-api-strict mixes no kinds, and takes no lists")
+    (gradient,) = value_and_grad(lambda xs: (xs[0].xp.sum(function(xs[0].xp, xs[0])), None), [xp.asarray(x)])[2]
+    assert_close(to_numpy(gradient), np.asarray(expected))
+
+
+@pytest.mark.xdev_backends(only=("numpy", "cupy"), reason="array-api-strict takes no lists")
+def test_of_values_in_one_place_the_last_gets_the_gradient(xp):
+    def loss(xs):
+        y = xs[0].xp.zeros((2,)) + 0.0 * xs[0]
+        y[[0, 0]] = xs[0]
+        return xs[0].xp.sum(y), None
+
+    assert_close(to_numpy(value_and_grad(loss, [xp.asarray([1.0, 2.0])])[2][0]), np.asarray([0.0, 1.0]))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
+def test_the_sign_of_a_complex_zero_is_flat(xp):
+    def loss(xs):
+        return xs[0].xp.sum(xs[0].xp.real(xs[0].xp.sign(xs[0]))), None
+
+    assert_close(to_numpy(value_and_grad(loss, [xp.asarray([0j, 1j])])[2][0]), np.asarray([0.0 + 0j, 1.0]))
+
+
+def test_large_determinants_and_singular_neighbours(xp):
+    x = np.random.default_rng(0).normal(size=(2, 60, 60)) / 8.0
+    x[1, 0] = 0.0
+    (found,) = value_and_grad(lambda xs: (xs[0].xp.sum(xs[0].xp.linalg.det(xs[0])), None), [xp.asarray(x)])[2]
+    expected = np.linalg.det(x[0]) * np.linalg.inv(x[0]).T
+    assert_close(to_numpy(found)[0] / np.abs(expected).max(), expected / np.abs(expected).max())

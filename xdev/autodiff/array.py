@@ -7,9 +7,7 @@ item assignment is functional and rebinds the traced array, as `x += y` rebinds 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from operator import attrgetter, index
 from typing import Any
 
@@ -17,7 +15,7 @@ from ..errors import ArrayTypeError, ConfigurationError
 from ..ledger import reading
 from ..registry import owners
 
-__all__ = ["TracedArray", "constant", "tell_einops", "unwrap"]
+__all__ = ["TracedArray", "constant", "unwrap"]
 
 _STAY = (
     "call functions of xp = xdev.namespace(x), where x is an argument of the differentiated function, or of xdev.ops; "
@@ -205,14 +203,3 @@ def _read(x: TracedArray, convert: Callable[[Any], Any]) -> Any:
     """Convert an array to what Python holds, under the eyes of ledgers and budgets."""
     with reading(f"{convert.__name__}() of a traced array", unwrap(x)):
         return convert(x.__xdev_value__)
-
-
-def tell_einops() -> None:
-    """Make traced arrays known to einops, which goes by types; it is loaded when this is called."""
-    if not _told:
-        with contextlib.suppress(ImportError):
-            import_module(".einops_backend", __package__)
-        _told.append(True)
-
-
-_told: list[bool] = []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from sys import modules
 from typing import Any
 
 from .. import tree
@@ -22,6 +25,17 @@ __all__ = ["check_loss", "lift", "stop_gradient", "value_and_grad", "vjp", "warn
 
 def _xp(x: Any) -> Any:
     return x.xp if type(x) is TracedArray else traced_namespace(namespace(x))
+
+
+def _new_tape(keeper: Any) -> Tape:
+    if "einops" in modules and not _told:  # it goes by types, and finds those that are defined
+        with contextlib.suppress(ImportError):
+            import_module(".einops_backend", __package__)
+        _told.append(True)
+    return Tape(keeper)
+
+
+_told: list[bool] = []
 
 
 def _below(x: Any, tape: Tape) -> Any:
@@ -141,7 +155,7 @@ def value_and_grad(
     >>> float(value), float(gradient)
     (9.0, 6.0)
     """
-    tape = Tape()
+    tape = _new_tape(None)
     try:
         spaces = [_xp(x) for x in leaves]
         traced = tape.start(leaves, spaces)
@@ -199,7 +213,7 @@ def vjp(
     >>> pullback([np.asarray([1.0, 10.0])])
     [array([ 2., 20.])]
     """
-    tape = Tape(Copies() if copies else None)
+    tape = _new_tape(Copies() if copies else None)
     try:
         spaces = [_xp(x) for x in leaves]
         traced = tape.start([tape.keeper.keep(x) for x in leaves] if copies else leaves, spaces)

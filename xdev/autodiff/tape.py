@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from sys import modules
 from typing import Any, NoReturn
 
 from ..errors import GradientError
 from ..locking import Locks
-from .array import TracedArray, tell_einops
+from .array import TracedArray
 
 __all__ = ["Backward", "Tape", "backpropagate", "send"]
 
@@ -48,8 +47,6 @@ class Tape:
 
     def start(self, values: Sequence[Any], spaces: Sequence[Any]) -> list[TracedArray]:
         """Return traced arrays that start here, given the namespace of each."""
-        if "einops" in modules:
-            tell_einops()
         self.nested = any(type(x) is TracedArray for x in values)
         self.records = [None] * len(values)
         return [TracedArray(x, self, i, xp) for i, (x, xp) in enumerate(zip(values, spaces, strict=True))]

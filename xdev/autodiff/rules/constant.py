@@ -51,7 +51,8 @@ def _full_like(xp: Any, x: Any, value: Any, *, dtype: Any = None, device: Any = 
 
 
 def _linspace(xp: Any, start: Any, stop: Any, /, num: int, **kwargs: Any) -> Any:
-    dtype = kwargs.pop("dtype", None) or (start if hasattr(start, "dtype") else stop).dtype
+    kinds = [x.dtype for x in (start, stop) if hasattr(x, "dtype") and not xp.isdtype(x.dtype, "integral")]
+    dtype = kwargs.pop("dtype", None) or xp.result_type(*kinds)
     weight = xp.linspace(0.0, 1.0, num, dtype=dtype, **kwargs)
     return xp.add(xp.multiply(weight, stop), xp.multiply(xp.subtract(1.0, weight), start))
 

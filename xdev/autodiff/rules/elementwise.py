@@ -34,15 +34,21 @@ def _sign(xp: Any, g: Any, y: Any, x: Any) -> Any:
     if not _is_complex(xp, x):
         return xp.zeros_like(x)
     # y = x / |x|, so dy = (dx - y Re(conj(y) dx)) / |x|
-    size = xp.abs(x)
-    size = xp.where(xp.equal(size, 0.0), xp.ones_like(size), size)
-    along = xp.astype(xp.real(xp.multiply(g, y)), x.dtype)
-    return xp.divide(xp.subtract(g, xp.multiply(along, xp.conj(y))), xp.astype(size, x.dtype))
+    zero = xp.equal(x, 0.0)
+    size = xp.astype(xp.where(zero, xp.ones_like(xp.real(x)), xp.abs(x)), x.dtype)
+    turn = xp.subtract(g, xp.multiply(xp.astype(xp.real(xp.multiply(g, y)), x.dtype), xp.conj(y)))
+    return xp.where(zero, xp.zeros_like(g), xp.divide(turn, size))
 
 
 def _share(xp: Any, y: Any, x: Any, other: Any) -> Any:
     """Return 1 where `x` was chosen, 1/2 where both were, else 0."""
     return xp.multiply(xp.add(xp.astype(xp.equal(x, y), y.dtype), xp.astype(xp.not_equal(other, y), y.dtype)), 0.5)
+
+
+def _weight(xp: Any, y: Any, x: Any) -> Any:
+    """Return exp(x - y), and 1 where both are infinite."""
+    same = xp.equal(x, y)
+    return xp.exp(xp.subtract(xp.where(same, xp.zeros_like(y), x), xp.where(same, xp.zeros_like(y), y)))
 
 
 def _pow_base(xp: Any, g: Any, y: Any, a: Any, b: Any) -> Any:
@@ -61,9 +67,10 @@ def _pow_base(xp: Any, g: Any, y: Any, a: Any, b: Any) -> Any:
 
 def _pow_exponent(xp: Any, g: Any, y: Any, a: Any, b: Any) -> Any:
     if not hasattr(a, "dtype"):
-        if a == 0 or (not _is_complex(xp, y) and a < 0):
+        if a == 0:
             return xp.zeros_like(g)
-        return xp.multiply(g, xp.multiply(y, cmath.log(a) if _is_complex(xp, y) else math.log(a)))
+        log = cmath.log(a) if _is_complex(xp, y) else math.log(a) if a > 0 else math.nan
+        return xp.multiply(g, xp.multiply(y, log))
     if not _is_complex(xp, y):
         zero = xp.equal(a, 0)  # 0**b is flat for b > 0
         log = xp.log(xp.astype(xp.where(zero, xp.ones_like(a), a), y.dtype))
@@ -121,10 +128,7 @@ ELEMENTWISE: dict[str, tuple[Any, ...]] = {
         Pullback(lambda xp, g, y, a, b: xp.negative(xp.divide(xp.multiply(g, y), b))),
     ),
     "hypot": (lambda xp, y, a, b: xp.divide(a, y), lambda xp, y, a, b: xp.divide(b, y)),
-    "logaddexp": (
-        lambda xp, y, a, b: xp.exp(xp.subtract(a, y)),
-        lambda xp, y, a, b: xp.exp(xp.subtract(b, y)),
-    ),
+    "logaddexp": (lambda xp, y, a, b: _weight(xp, y, a), lambda xp, y, a, b: _weight(xp, y, b)),
     "maximum": (lambda xp, y, a, b: _share(xp, y, a, b), lambda xp, y, a, b: _share(xp, y, b, a)),
     "minimum": (lambda xp, y, a, b: _share(xp, y, a, b), lambda xp, y, a, b: _share(xp, y, b, a)),
     "multiply": (Pullback(_times), Pullback(lambda xp, g, y, a, b: xp.multiply(g, a))),

@@ -22,8 +22,8 @@ def is_basic(key: Any) -> bool:
     """Return whether an index meets each element at most once, by its kind."""
     if type(key) is tuple:
         return all(is_basic(part) for part in key)
-    if key is None or key is Ellipsis or type(key) in (int, slice):
-        return True
+    if key is None or key is Ellipsis or type(key) in (int, slice, list):
+        return type(key) is not list
     return getattr(key, "shape", ()) == () and "int" in str(getattr(key, "dtype", "int")) and type(key) is not bool
 
 
@@ -145,7 +145,9 @@ def _scatter_positions(xp: Any, g: Any, x: Any, gather: Any) -> Any:
 def _setitem_value(xp: Any, g: Any, y: Any, x: Any, value: Any, key: Any) -> Any:
     """Of values that went to one place, the one that stayed gets the cotangent."""
     g = xp.getitem_(g, key)
-    if not any("int" in str(getattr(part, "dtype", "")) for part in (key if type(key) is tuple else (key,))):
+    if value.ndim > g.ndim:  # leading axes of length 1, which assignment allows
+        g = xp.reshape(g, (1,) * (value.ndim - g.ndim) + g.shape)
+    if is_basic(key) or "bool" in str(getattr(key, "dtype", "")):
         return g
     below = xp.below
     numbers = below.reshape(below.arange(math.prod(g.shape)), g.shape)
@@ -159,7 +161,9 @@ def _take(xp: Any, g: Any, y: Any, x: Any, indices: Any, /, *, axis: int | None 
     if indices.ndim == 0:
         g = xp.expand_dims(g, axis=axis)
     g = xp.moveaxis(g, axis, 0) if axis else g
-    rows = xp.scatter_(xp.reshape(g, (-1, *rest)), xp.below.reshape(indices, (-1,)), x.shape[axis])
+    rows = xp.scatter_(
+        xp.reshape(g, (math.prod(indices.shape), *rest)), xp.below.reshape(indices, (-1,)), x.shape[axis]
+    )
     return xp.moveaxis(rows, 0, axis) if axis else rows
 
 

@@ -84,7 +84,7 @@ def _diff(xp: Any, x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None
     parts = [part for part in (prepend, x, append) if part is not None]
     x = xp.concat(parts, axis=axis) if len(parts) > 1 else x
     before = (slice(None),) * axis
-    for _ in range(n):
+    for _ in range(min(n, x.shape[axis])):
         x = xp.subtract(xp.getitem_(x, (*before, slice(1, None), ...)), xp.getitem_(x, (*before, slice(None, -1), ...)))
     return x
 

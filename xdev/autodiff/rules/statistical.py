@@ -52,10 +52,6 @@ def _var(
     return xp.multiply(xp.subtract(x, xp.mean(x, axis=axis, keepdims=True)), g)
 
 
-def _std(xp: Any, x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
-    return xp.sqrt(xp.var(x, axis=axis, correction=correction, keepdims=keepdims))
-
-
 def _slice(axis: int, start: int | None, stop: int | None) -> tuple[Any, ...]:
     return (*(slice(None),) * axis, slice(start, stop), ...)
 
@@ -107,11 +103,13 @@ def _cumulative_prod(
     """Solve h[i] = g[i] + x[i+1] h[i+1] by doubling: no division, so zeros do no harm."""
     axis = _single_axis(x, axis)
     n = x.shape[axis]
+    if n == 0:
+        return xp.zeros_like(x)
     if include_initial:
         g = xp.getitem_(g, _slice(axis, 1, None))
         before = xp.getitem_(y, _slice(axis, 0, -1))
     else:
-        before = _before(xp, y, axis) if n else y
+        before = _before(xp, y, axis)
     x = xp.astype(x, y.dtype)
 
     def ahead(z: Any, step: int) -> Any:
@@ -137,4 +135,4 @@ GENERAL: dict[str, Any] = {
     "cumulative_prod": (_cumulative_prod,),
 }
 FRESH = ("max", "min", "var", "cumulative_prod")
-DEFINED: dict[str, Any] = {"std": _std}
+DEFINED: dict[str, Any] = {"std": lambda xp, x, /, **how: xp.sqrt(xp.var(x, **how))}
