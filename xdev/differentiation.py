@@ -24,6 +24,7 @@ __all__ = [
     "is_differentiable",
     "locked",
     "names_of",
+    "on_tape",
     "selected",
     "take_apart",
 ]
@@ -126,6 +127,11 @@ def is_complex(x: Any) -> bool:
     return hasattr(x, "dtype") and dtype_name(x.dtype).startswith("complex")
 
 
+def on_tape(backend: Backend) -> bool:
+    """Return whether the gradients of a backend are those of xdev's own reverse mode."""
+    return type(backend).value_and_grad is Backend.value_and_grad
+
+
 def differentiate(
     backend: Backend,
     function: Callable[[list[Any]], tuple[Any, list[Any]]],
@@ -136,7 +142,7 @@ def differentiate(
 
     `names` gives what the leaves are called in the warning that the value depends on none of them.
     """
-    if type(backend).value_and_grad is not Backend.value_and_grad:
+    if not on_tape(backend):
 
         def checked(leaves: list[Any]) -> tuple[Any, list[Any]]:
             value, aux = function(leaves)
@@ -165,7 +171,7 @@ def names_of(arrays: Sequence[Any], roots: Sequence[tuple[str, Any]]) -> list[st
 
 def locked(backend: Backend, leaves: Sequence[Any]) -> Locks:
     """Return the locks of what a function takes, which the tape needs as it is until the gradient is there."""
-    return Locks(leaves if type(backend).value_and_grad is Backend.value_and_grad else ())
+    return Locks(leaves if on_tape(backend) else ())
 
 
 def constants(backend: Backend, tree_: Any) -> Any:
@@ -173,7 +179,7 @@ def constants(backend: Backend, tree_: Any) -> Any:
 
     On the tape, arrays become traced constants: `xdev.namespace` of them is then the traced namespace.
     """
-    if type(backend).value_and_grad is not Backend.value_and_grad:
+    if not on_tape(backend):
         return tree_
     return tree.map(autodiff.lift, tree_)
 

@@ -9,9 +9,8 @@ from typing import Any
 import array_api_extra
 
 from . import autodiff, registry
-from .contract import Backend
 from .device import namespace, native_of, scope_of
-from .differentiation import is_differentiable
+from .differentiation import is_differentiable, on_tape
 from .errors import ArrayTypeError, a
 from .transform import stop_gradient, vjp
 
@@ -79,7 +78,7 @@ class At:
         with scope_of(x):
             if backend is None or not backend.capabilities.mutable:
                 return array_api_extra.at(x)[index].set(value, copy=True, xp=namespace(x))
-            if type(backend).value_and_grad is not Backend.value_and_grad and _may_repeat(index):
+            if not on_tape(backend) and _may_repeat(index):
                 value = _last_ones(x, index, value)
             made = backend.clone(x)
             made[index] = value
