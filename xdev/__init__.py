@@ -14,6 +14,7 @@ from . import errors
 
 if TYPE_CHECKING:  # what type checkers see; a test holds it against the table below
     from . import autodiff, data, nn, ops, optim, random, testing, tree
+    from .compilation import jit
     from .contract import Backend, Capabilities, DeviceInfo
     from .custom_gradients import custom_vjp, remat
     from .derivatives import hessian, hvp, jacobian, jvp
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # what type checkers see; a test holds it against the table b
         PluginError,
         PromotionWarning,
         RandomError,
+        ReplayWarning,
         StaleStateError,
         TracedValueError,
         TrainingError,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:  # what type checkers see; a test holds it against the table b
     from .registry import backend, backend_of, backends, register
     from .train import FitResult, TrainState, evaluate, fit, make_step, predict
     from .transfer import asarray, item, to_device, to_numpy
-    from .transform import grad, jit, stop_gradient, value_and_grad, vjp
+    from .transform import grad, stop_gradient, value_and_grad, vjp
 
 _HOMES = {
     "backend": "registry",
@@ -75,7 +77,7 @@ _HOMES = {
     "to_device": "transfer",
     "to_numpy": "transfer",
     "grad": "transform",
-    "jit": "transform",
+    "jit": "compilation",
     "stop_gradient": "transform",
     "value_and_grad": "transform",
     "vjp": "transform",

@@ -51,7 +51,7 @@ class Capabilities:
     boolean_indexing_in_jit
         Boolean masks work under `xdev.jit`.
     visible_transfers
-        Which implicit crossings `watch_transfers` can report, in words.
+        Which implicit crossings `watch_transfers` can report.
     """
 
     mutable: bool = True
@@ -205,8 +205,8 @@ class Backend(ABC):
     """What its arrays can do, as flags that others read instead of its name."""
     kernels: Mapping[str, Callable[..., Any]] = {}
     """Fast paths for the functions of `xdev.ops`, by name."""
-    xp: Any
-    """The Array API namespace, not bound to a device."""
+    replay: Any = None  # what recording and replaying functions needs, where that can be
+    xp: Any  # the Array API namespace, not bound to a device
 
     # -- required -----------------------------------------------------------------------------------
 
@@ -372,7 +372,7 @@ class Backend(ABC):
         return NotImplemented  # type: ignore[no-any-return]  # likewise
 
     def remat(self, function: Callable[[list[Array]], list[Array]]) -> Callable[[list[Array]], list[Array]]:
-        """Return `function` in a form that backward computes again; the default is `NotImplemented`, as above."""
+        """Return `function` in a form that backward computes again; by default `NotImplemented`, as above."""
         return NotImplemented  # type: ignore[no-any-return]  # likewise
 
     def stop_gradient(self, x: Array) -> Array:

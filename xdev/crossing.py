@@ -16,6 +16,7 @@ from .contract import Backend, dtype_name, nbytes_of
 from .device import ACCELERATORS, Device, host
 from .errors import CopyRequiredError, DTypeError, TransferError, XdevError
 from .values import check_numeric, host_dtype, kind_of, refuse_dtype
+from .watching import report_read
 
 __all__ = ["cast", "cross", "read", "refuse_held", "stay", "take_in"]
 
@@ -208,6 +209,7 @@ def _adopt(x: Any, backend: Backend, to: Device, copy: bool | None, path: Any) -
 
 
 def _to_host(x: Any, backend: Backend, path: Any) -> np.ndarray[Any, Any]:
+    report_read(_label(path), x)
     try:
         return backend.to_host(x)
     except _UNMOVABLE as error:

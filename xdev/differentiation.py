@@ -23,6 +23,7 @@ __all__ = [
     "is_complex",
     "is_differentiable",
     "locked",
+    "named",
     "names_of",
     "on_tape",
     "selected",
@@ -157,6 +158,11 @@ def differentiate(
                 gradients = [namespace(leaf).zeros_like(leaf) for leaf in leaves]
             return value, aux, gradients
     return autodiff.value_and_grad(function, leaves, names)
+
+
+def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return arguments with the names that errors give them."""
+    return [(f"args[{i}]", a) for i, a in enumerate(args)] + list(kwargs.items())
 
 
 def names_of(arrays: Sequence[Any], roots: Sequence[tuple[str, Any]]) -> list[str]:

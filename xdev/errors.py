@@ -49,6 +49,7 @@ __all__ = [
     "PluginError",
     "PromotionWarning",
     "RandomError",
+    "ReplayWarning",
     "StaleStateError",
     "TracedValueError",
     "TrainingError",
@@ -175,6 +176,10 @@ def no_rule(framework: str, error: Exception) -> NoGradientRule:
         f"{framework} has no gradient rule ({said}); give the function one with xdev.custom_vjp, write it with "
         "functions that have one, or stop the gradient with xdev.stop_gradient"
     )
+
+
+class ReplayWarning(UserWarning):
+    """A function or a training step that runs eagerly, since it cannot be recorded and replayed."""
 
 
 class PromotionWarning(UserWarning):

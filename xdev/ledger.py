@@ -21,6 +21,7 @@ from . import registry
 from .contract import nbytes_of
 from .device import Device, device_of_array, host
 from .errors import TransferBudgetExceeded, TransferError
+from .watching import report_read
 
 __all__ = ["TransferRecord", "Transfers", "budget", "track_transfers"]
 
@@ -238,6 +239,7 @@ _FREE: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
 def reading(what: str, x: Any, kind: Literal["view", "copy"] = "copy") -> contextlib.AbstractContextManager[None]:
     """Return a context for a call that brings `x` to the host, which ledgers and budgets see as one crossing."""
+    report_read(what.removesuffix(" of a traced array"), x)
     if _muted.get() or not any(watcher.implicit for watcher in _watchers.get()):
         return _FREE
     backend = registry.find_backend(x)

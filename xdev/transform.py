@@ -7,7 +7,6 @@ different devices are told as such.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,16 +22,16 @@ from .differentiation import (
     differentiate,
     fitting_cotangent,
     locked,
+    named,
     names_of,
     selected,
     take_apart,
 )
-from .errors import ArrayTypeError, GradientError, a
+from .errors import GradientError, a
 from .explanation import explained
-from .floating import default_float, holding, is_wide
-from .random import tracing
+from .floating import holding
 
-__all__ = ["grad", "jit", "stop_gradient", "value_and_grad", "vjp"]
+__all__ = ["grad", "stop_gradient", "value_and_grad", "vjp"]
 
 
 def value_and_grad(
@@ -104,8 +103,8 @@ def value_and_grad(
 
         given = tree.leaves((args, kwargs))
         wide, locks = holding(backend, given), locked(backend, given)
-        with explained(backend, _named(args, kwargs), f), scope_of(split.leaves[0]), wide, locks:
-            names = lambda: names_of(split.leaves, [_named(args, {})[number] for number in numbers])  # noqa: E731
+        with explained(backend, named(args, kwargs), f), scope_of(split.leaves[0]), wide, locks:
+            names = lambda: names_of(split.leaves, [named(args, {})[number] for number in numbers])  # noqa: E731
             value, arrays, gradients = differentiate(backend, of_leaves, split.leaves, names)
             result = split.join_gradients(gradients)
         locks.free(arrays)
@@ -193,7 +192,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         box.append(rebuild)
         return arrays
 
-    with explained(backend, _named(args, {}), f), scope_of(split.leaves[0]), holding(backend, split.leaves):
+    with explained(backend, named(args, {}), f), scope_of(split.leaves[0]), holding(backend, split.leaves):
         native = backend.vjp(of_leaves, split.leaves)
         outputs, pull = autodiff.vjp(of_leaves, split.leaves) if native is NotImplemented else native
     value = box[-1](outputs)
@@ -203,7 +202,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         leaves, treedef = tree.flatten(cotangent)
         if treedef != expected:
             raise GradientError(f"the cotangent has structure {treedef}, expected that of the value, {expected}")
-        roots = lambda: [*_named(args, {}), ("cotangent", cotangent)]  # noqa: E731
+        roots = lambda: [*named(args, {}), ("cotangent", cotangent)]  # noqa: E731
         wide = holding(backend, [*split.leaves, *parts])
         with explained(backend, roots, f), scope_of(split.leaves[0]), wide:
             pulled = [
@@ -245,140 +244,6 @@ def stop_gradient(tree_: Any, /) -> Any:
     return tree.map(stop, tree_)
 
 
-def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), donate: bool = False) -> Callable[..., Any]:
-    """Compile a function of trees where the backend of its arguments can.
-
-    Parameters
-    ----------
-    f : callable
-        Takes and returns trees; may not keep state. Generators are passed in and returned.
-    static_argnums : int or sequence of int, default: ()
-        Arguments that are no arrays and for each value of which the function is compiled anew; hashable.
-    donate : bool, default: False
-        Whether the arrays passed in may be consumed.
-
-    Returns
-    -------
-    callable
-        Compiles once for each structure, shape and dtype on backends that compile; runs the function elsewhere.
-
-    Raises
-    ------
-    ArrayTypeError
-        If `static_argnums` are no integers; when called, if a static argument does not hash.
-    TracedValueError
-        When called, on backends that compile: if the function needs the value of an array, as `if` and `float` do.
-    RandomError
-        When called: if the function draws from a generator that it takes from outside, on every backend.
-    DeviceMismatchError
-        When called: if an array that the function takes from outside is on another device.
-
-    Examples
-    --------
-    >>> import numpy as np, xdev
-    >>> xdev.jit(lambda x: x + 1)(np.zeros(2))
-    array([1., 1.])
-    """
-    check_function(f, "jit")
-    numbers = argument_numbers("static_argnums", static_argnums)
-    compiled: dict[Any, Any] = {}
-
-    @functools.wraps(f)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        static = {range(len(args))[number] for number in _within(numbers, len(args), f)}
-        leaves, treedef = tree.flatten((tuple(None if i in static else a for i, a in enumerate(args)), kwargs))
-        dynamic = [_is_dynamic(leaf) for leaf in leaves]
-        given = [leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
-        arrays, places = _tied(given)
-        backend = _first_backend(arrays)
-        if backend is None:
-            return f(*args, **kwargs)
-        constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
-        values = tuple(args[i] for i in sorted(static))
-        _check_hashable(values, [f"static_argnums={i}, but args[{i}]" for i in sorted(static)])
-        if type(backend).jit is Backend.jit:
-            placed = [x for x in arrays if registry.find_backend(x) is backend]
-            function, box = _compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
-            with explained(backend, _named(args, kwargs), f), scope_of((placed or arrays)[0]):
-                out = function(arrays)
-            return box[0](out)
-        # With the shapes, since what is no array in the result may depend on them.
-        shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
-        key = (backend, treedef, tuple(dynamic), tuple(places), constants, values, shapes, default_float.get())
-        _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
-        if key not in compiled:
-            wide = any(map(is_wide, arrays))
-            compiled[key] = wide, *_compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
-        wide, function, box = compiled[key]
-        # An array of float64 may have left the block of xdev.precision in which it was made.
-        held = backend.precision("float64") if wide else contextlib.nullcontext()
-        with explained(backend, _named(args, kwargs), f), held:
-            out = function(arrays)
-        return box[0](out)
-
-    return wrapped
-
-
-def _tied(given: list[Any]) -> tuple[list[Any], list[int]]:
-    """Return arrays and numbers, an array that stands twice only once, so that it is tied inside; and their places."""
-    arrays: list[Any] = []
-    places: list[int] = []
-    seen: dict[int, int] = {}
-    for x in given:
-        place = seen.get(id(x), len(arrays))
-        if place == len(arrays):
-            arrays.append(x)
-            if native_of(x) is not None:  # equal numbers may happen to be one object
-                seen[id(x)] = place
-        places.append(place)
-    return arrays, places
-
-
-def _check_hashable(values: tuple[Any, ...], subjects: list[str]) -> None:
-    for value, subject in zip(values, subjects, strict=True):
-        try:
-            hash(value)
-        except TypeError:
-            raise ArrayTypeError(
-                f"{subject} is {a(type(value).__name__)}, which does not hash: a function is compiled for each value "
-                "of what is no array. Pass a tuple, a frozenset or a frozen dataclass"
-            ) from None
-
-
-def _within(numbers: tuple[int, ...], count: int, f: Callable[..., Any]) -> tuple[int, ...]:
-    for number in numbers:
-        if not -count <= number < count:
-            name = getattr(f, "__name__", "the function")
-            raise ArrayTypeError(f"static_argnums={number}, but {name} was called with {count} positional arguments")
-    return numbers
-
-
-def _compile(
-    f: Callable[..., Any],
-    backend: Backend,
-    treedef: tree.TreeDef,
-    dynamic: list[bool],
-    places: list[int],
-    constants: tuple[Any, ...],
-    args: tuple[Any, ...],
-    static: set[int],
-    donate: bool,
-) -> tuple[Callable[..., Any], list[Callable[[list[Any]], Any]]]:
-    box: list[Callable[[list[Any]], Any]] = []
-    kept = {i: args[i] for i in static}
-
-    def of_arrays(arrays: list[Any]) -> list[Any]:
-        with tracing(object()):
-            moving, still = (arrays[place] for place in places), iter(constants)
-            full, kwargs = tree.unflatten(treedef, [next(moving) if d else next(still) for d in dynamic])
-            out, rebuild = take_apart(f(*(kept.get(i, a) for i, a in enumerate(full)), **kwargs))
-            once, where = tree.unique(out)
-        box[:] = [lambda results: rebuild([results[place] for place in where])]
-        return once
-
-    return backend.jit(of_arrays, donate=(0,) if donate else ()), box
-
-
 def common_backend(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Backend:
     """Return the backend of what is differentiated; refuse arguments of others."""
     if not leaves:
@@ -390,7 +255,7 @@ def common_backend(leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, A
     for leaf in tree.leaves((args, kwargs)):
         owner = registry.find_backend(leaf)
         if owner is not None and owner is not backend and not owner.has_no_device(leaf):
-            common_device(_named(args, kwargs), what)
+            common_device(named(args, kwargs), what)
     return backend
 
 
@@ -413,25 +278,3 @@ def _summary(args: tuple[Any, ...]) -> str:
         dtype = getattr(leaf, "dtype", None)
         words.append(type(leaf).__name__ if dtype is None else dtype_name(dtype))
     return ", ".join(words) or "there are no leaves"
-
-
-def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(f"args[{i}]", a) for i, a in enumerate(args)] + list(kwargs.items())
-
-
-def _is_dynamic(leaf: Any) -> bool:
-    return (isinstance(leaf, float | complex | int) and not isinstance(leaf, bool)) or native_of(leaf) is not None
-
-
-def _first_backend(arrays: list[Any]) -> Backend | None:
-    """Return the backend of the first array that is not the host's, else of the first."""
-    found = None
-    for x in arrays:
-        try:
-            backend = registry.backend_of(x)
-        except ArrayTypeError:
-            continue
-        if not backend.is_host:
-            return backend
-        found = backend
-    return found

@@ -1,4 +1,4 @@
-"""How a backend tells of the crossings that its framework makes by itself.
+"""How a backend tells of the crossings that its framework makes by itself, and how reads of values are told of.
 
 Requirements: a class that is watched gets its own methods back, whatever happens in the blocks that watch it.
 """
@@ -9,9 +9,10 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
-__all__ = ["WatchCallback", "watch_methods"]
+__all__ = ["WatchCallback", "report_read", "reported_reads", "watch_methods"]
 
 
 class WatchCallback(Protocol):
@@ -68,3 +69,23 @@ def _within(callback: WatchCallback, what: str, method: Callable[..., Any]) -> C
             return method(self, *args, **kwargs)
 
     return watched
+
+
+_reader: ContextVar[Callable[[str, Any], None] | None] = ContextVar("xdev reader of values", default=None)
+
+
+@contextlib.contextmanager
+def reported_reads(callback: Callable[[str, Any], None]) -> Iterator[None]:
+    """Within this context, `callback(what, array)` is called before Python gets values of an array."""
+    token = _reader.set(callback)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
+def report_read(what: str, x: Any) -> None:
+    """Tell of values that Python is about to get, in words such as "float()"."""
+    callback = _reader.get()
+    if callback is not None:
+        callback(what, x)

@@ -33,10 +33,11 @@ class NumpyBackend(Backend):
     def __init__(self) -> None:
         import array_api_compat.numpy as xp
 
-        from . import kernels
+        from . import kernels, replaying
 
         self.xp: Any = xp
         self.kernels = kernels.KERNELS
+        self.replay = replaying.KIT
 
     def owns(self, x: object) -> bool:
         # Not masked arrays: nothing here would respect the mask.

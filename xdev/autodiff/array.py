@@ -8,6 +8,7 @@ item assignment is functional and rebinds the traced array, as `x += y` rebinds 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from operator import attrgetter, index
 from typing import Any
 
@@ -15,8 +16,10 @@ from ..errors import ArrayTypeError, ConfigurationError
 from ..ledger import reading
 from ..registry import owners
 
-__all__ = ["TracedArray", "constant", "unwrap"]
+__all__ = ["TracedArray", "constant", "recording", "unwrap"]
 
+recording: ContextVar[Any] = ContextVar("xdev recording", default=None)
+"""What a recording has in the place of the traced namespace of any array."""
 _STAY = (
     "call functions of xp = xdev.namespace(x), where x is an argument of the differentiated function, or of xdev.ops; "
     "xdev.stop_gradient and auxiliary outputs take values out"

@@ -158,6 +158,9 @@ def value_and_grad(
     tape = _new_tape(None)
     try:
         spaces = [_xp(x) for x in leaves]
+        lifted = [type(x) is TracedArray and x.tape is None for x in leaves]
+        if any(lifted):  # the framework's own functions compute on constants, and the caller gets constants
+            leaves = [x.__xdev_value__ if lift_ else x for x, lift_ in zip(leaves, lifted, strict=True)]
         traced = tape.start(leaves, spaces)
         value, aux = function(traced)
         check_loss(value)
@@ -169,11 +172,24 @@ def value_and_grad(
         cotangents, owned = backpropagate(tape.records, seeds, len(leaves), nested, keep=False)
         if leaves and all(c is None for c in cotangents):
             warn_of_constant(len(leaves), names)
+        gradients = _finish(cotangents, owned, leaves, spaces, nested)
+        below = _apart(_below(value, tape), value)
+        if any(lifted):
+            gradients = [_lifted(c, xp) for c, xp in zip(gradients, spaces, strict=True)]
+            return (
+                _lifted(below, value.xp if type(value) is TracedArray else spaces[0]),
+                tree.map(lambda x: _lifted(_below(x, tape), x.xp) if type(x) is TracedArray else x, aux),
+                gradients,
+            )
         if type(aux) is not list or aux:
             aux = tree.map(lambda x: _below(x, tape), aux)
-        return _apart(_below(value, tape), value), aux, _finish(cotangents, owned, leaves, spaces, nested)
+        return below, aux, gradients
     finally:
         tape.close()
+
+
+def _lifted(x: Any, xp: Any) -> Any:
+    return x if type(x) is TracedArray else constant(x, xp)
 
 
 def vjp(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..device import namespace
-from .array import TracedArray, constant, unwrap
+from .array import TracedArray, constant, recording, unwrap
 from .primitive import Primitive
 from .record import binary, innermost, no_gradient, single, strip, unary, wrap_constant
 from .rules import CONSTANT, CREATION, DEFINED, ELEMENTWISE, FRESH, GENERAL, INTERNAL, PLAIN, SHAPES_ONLY, WITH_ARRAYS
@@ -26,13 +26,13 @@ class NativeNamespace:
     def __init__(self, native: Any) -> None:
         self._native = native
         self.below = self
+        self.kernels = getattr(native, "kernels_", None)  # in the place of the backend's, where calls are recorded
 
     def __getattr__(self, name: str) -> Any:
         if name in INTERNAL:
             bind = getattr(self._native, "_bind", None)
             value: Any = functools.partial(INTERNAL[name], self)
-            if bind is not None:  # enters the device, where the framework needs that
-                value = bind(value, name, False)
+            value = bind(value, name, False) if bind else value  # enters the device, where the framework needs that
         else:
             value = getattr(self._native, name)
         self.__dict__[name] = value
@@ -155,6 +155,8 @@ def traced_namespace(xp: Any, /) -> TracedNamespace:
     """
     if type(xp) is TracedNamespace:
         return xp
+    if (recorded := recording.get()) is not None:
+        return recorded  # type: ignore[no-any-return]  # a TracedNamespace
     found = _namespaces.get(id(xp))  # not every namespace hashes; the entry keeps it alive, so its id stays its own
     if found is None:
         found = _namespaces.setdefault(id(xp), (xp, TracedNamespace(xp)))

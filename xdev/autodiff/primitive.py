@@ -11,7 +11,7 @@ from typing import Any
 
 from ..device import namespace
 from ..errors import GradientError
-from .array import TracedArray
+from .array import TracedArray, recording
 from .record import SCALARS, fill, innermost, no_gradient, push, strip, wrap_constant
 from .tape import Tape, send
 
@@ -150,7 +150,7 @@ def _namespace_of(args: Sequence[Any]) -> Any:
             plain = a
     if plain is None:
         return None
-    return namespace(plain)
+    return namespace(plain) if (recorded := recording.get()) is None else recorded.below
 
 
 def _see(a: Any, tape: Tape, keep: bool) -> tuple[Any, Any]:

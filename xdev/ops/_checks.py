@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..autodiff import TracedArray
 from ..contract import dtype_name
 from ..device import device_of_array, native_of
 from ..errors import ArrayTypeError, DataError, DTypeError, a
@@ -101,8 +102,9 @@ def check_indices(indices: Any, n: int, what: str) -> bool:
     if owned is None:
         return False
     backend, native = owned
-    in_range = backend.kernels.get("in_range")
-    if in_range is not None and not active() and in_range(native, n):
+    recorded = indices.xp.below.kernels if type(indices) is TracedArray else None
+    in_range = (recorded or backend.kernels).get("in_range")
+    if in_range is not None and (recorded or not active()) and in_range(native, n):
         return True
     device = device_of_array(backend, native)
     if device is None or device.kind != "cpu":

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..autodiff import Primitive, TracedArray, TracedNamespace
+from ..autodiff.array import recording
 from ..device import namespace
 from ..errors import DeviceMismatchError
 from ..registry import backend_of, owners
@@ -62,6 +63,9 @@ class Op(Primitive):
         for a in args:
             if type(a) is TracedArray:
                 return self._record(args, kwargs)
+        if (recorded := recording.get()) is not None:
+            y = self._run(recorded.below, args, kwargs)
+            return y[0] if self._saves else y
         backend = owners.get(type(args[0])) or backend_of(args[0])
         kernel = backend.kernels.get(self.name)
         try:
@@ -78,14 +82,16 @@ class Op(Primitive):
     def _run(self, xp: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Compute the op one level below: with a kernel, unless that is traced too."""
         if type(xp) is not TracedNamespace:
-            kernel = (owners.get(type(args[0])) or backend_of(args[0])).kernels.get(self._forward_kernel)
+            kernels = xp.kernels or (owners.get(type(args[0])) or backend_of(args[0])).kernels
+            kernel = kernels.get(self._forward_kernel)
             if kernel is not None:
                 return kernel(*args, **kwargs)
         return self._forward(xp, *args, **kwargs)
 
     def _pull(self, xp: Any, g: Any, y: Any, args: Any, kwargs: dict[str, Any], indices: Any) -> Any:
         if type(xp) is not TracedNamespace:
-            kernel = (owners.get(type(args[0])) or backend_of(args[0])).kernels.get(self._backward_kernel)
+            kernels = xp.kernels or (owners.get(type(args[0])) or backend_of(args[0])).kernels
+            kernel = kernels.get(self._backward_kernel)
             if kernel is not None:
                 return kernel(g, y, *args, needs=[k != -1 for k in indices], **kwargs)
         return super()._pull(xp, g, y, args, kwargs, indices)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry, transfer, tree
+from ..compilation import jit
 from ..data import Loader
 from ..data.convert import float_dtype
 from ..device import Device, common_device, native_of
@@ -19,7 +20,6 @@ from ..errors import ArrayTypeError, DataError, a
 from ..floating import holding
 from ..nn import Module
 from ..ops._dispatch import Op
-from ..transform import jit
 from .arguments import check_batch_size, check_evaluated, check_metrics, check_names
 from .step import parts
 

@@ -16,7 +16,9 @@ from ..explanation import explained
 from ..floating import default_float
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
+from ..replay import Unreplayable, apart, update_in_place
 from .promotion import warn_of_promotion
+from .replayed import ReplayedStep, warn_of_eager_step
 from .signature import check_loss, extras, takes_rng
 from .state import Flattened, ModelSpec, TrainState
 
@@ -98,6 +100,7 @@ class Step:
         self._extras = frozenset() if isinstance(optimizer, Optimizer) else extras(optimizer.update)
         self.compilations = 0
         self._begun = False
+        self._told = False
         self._optimizers: list[Any] = [optimizer]
         self._compiled: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
 
@@ -116,10 +119,11 @@ class Step:
         with explained(backend, roots, self.loss), state.device.scope(), wide:
             if not any(state.optimizer is known for known in self._optimizers):
                 self._check_optimizer(state)
-            if type(backend).jit is Backend.jit:
-                after, metrics = self._eager(state, backend, params, others, state.opt_state, batch)
-            else:
+            if type(backend).jit is not Backend.jit:
                 after, metrics = self._compiled_step(state, backend, params, others, leaves, treedef)
+            else:
+                done = self._replayed_step(state, backend, params, others, leaves, treedef)
+                after, metrics = done or self._eager(state, backend, params, others, state.opt_state, batch)
         if not self._begun:
             self._begun = True
             warn_of_promotion(self.loss, metrics["loss"], batch, dtypes, after)
@@ -154,10 +158,9 @@ class Step:
         arrays, rebuild = _parts_of(metrics)
         metrics = rebuild([x if (owner := registry.find_backend(x)) is None else owner.clone(x) for x in arrays])
         optimizer = self.optimizer
-        update = None
-        if isinstance(optimizer, Optimizer) and optimizer.fused and state.spec.fusable:
-            update = backend.inplace_update(optimizer.fused)
-        if update is not None and not callable(optimizer.hyper["learning_rate"]):
+        fused = self._fused(state.spec)
+        update = None if fused is None else backend.inplace_update(fused)
+        if update is not None:
             opt_state = update(params, grads, opt_state, **optimizer.hyper)
         else:
             updates, opt_state = self._update(grads, opt_state, params, value)
@@ -198,23 +201,88 @@ class Step:
         opt_treedef: tree.TreeDef,
         rng_treedef: tree.TreeDef | None,
     ) -> tuple[Callable[..., Any], list[Any]]:
+        step, box = self._step_of_arrays(backend, spec, treedef, opt_treedef, rng_treedef)
+
+        def counted(*arrays: Any) -> Any:
+            self.compilations += 1  # runs while it is traced, not when it is called
+            return step(*arrays)
+
+        return backend.jit(counted, donate=(0, 2)), box
+
+    def _step_of_arrays(
+        self,
+        backend: Backend,
+        spec: ModelSpec,
+        treedef: tree.TreeDef,
+        opt_treedef: tree.TreeDef,
+        rng_treedef: tree.TreeDef | None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Return the step as a function of arrays; what makes metrics of its last is in the list beside it."""
         box: list[Any] = []
 
         def step(params: Any, others: Any, opt_leaves: Any, rng_leaves: Any, leaves: Any) -> Any:
-            self.compilations += 1  # runs while it is traced, not when it is called
             with tracing(object()):
                 rng = None if rng_treedef is None else tree.unflatten(rng_treedef, rng_leaves)
                 batch = tree.unflatten(treedef, leaves)
                 value, grads, metrics, new_others = self._gradients(backend, spec, params, others, batch, rng)
-                opt_state = tree.unflatten(opt_treedef, opt_leaves)
-                updates, opt_state = self._update(grads, opt_state, params, value)
-                params = apply_updates(params, updates)
                 arrays, rebuild = _parts_of(metrics)
-            box[:] = [rebuild]
+                if new_others is not others:
+                    new_others = [apart(x) for x in new_others]
+                value, arrays = apart(value), [apart(x) for x in arrays]
+                opt_state = tree.unflatten(opt_treedef, opt_leaves)
+                update = update_in_place(backend, self._fused(spec))
+                if update is not None:
+                    opt_state = update(params, grads, opt_state, **self.optimizer.hyper)
+                else:
+                    updates, opt_state = self._update(grads, opt_state, params, value)
+                    params = apply_updates(params, updates)
+            box[:1] = [rebuild]
             returned = [] if new_others is others else new_others
             return params, returned, tree.leaves(opt_state), value, arrays
 
-        return backend.jit(step, donate=(0, 2)), box
+        return step, box
+
+    def _fused(self, spec: ModelSpec) -> str | None:
+        """Return the name of a fused update that does what the optimizer does."""
+        optimizer = self.optimizer
+        if not isinstance(optimizer, Optimizer) or not spec.fusable or callable(optimizer.hyper.get("learning_rate")):
+            return None
+        return optimizer.fused
+
+    # -- replayed ------------------------------------------------------------------------------------
+
+    def _replayed_step(
+        self,
+        state: TrainState,
+        backend: Backend,
+        params: list[Array],
+        others: list[Array],
+        leaves: list[Array],
+        treedef: tree.TreeDef,
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """Return what the step returns, recorded and replayed; None where that cannot be."""
+        opt_state = state.flat_opt_state()
+        rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
+        shapes = [(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else (type(leaf), leaf) for leaf in leaves]
+        key = (backend, state.spec, treedef, opt_state.treedef, default_float.get(), *shapes)
+        try:
+            found = self._compiled.get(key)
+        except TypeError:  # a leaf of the batch does not hash
+            return None
+        if found is None:
+            step, box = self._step_of_arrays(backend, state.spec, treedef, opt_state.treedef, rng_treedef)
+            found = self._compiled[key] = ReplayedStep(step, backend), box
+        function: Any = found[0]
+        try:
+            params, others, opt_leaves, value, arrays = function(params, others, opt_state.leaves, rng_leaves, leaves)
+        except Unreplayable:
+            return None
+        finally:
+            if function.why is not None and not self._told:
+                self._told = True
+                warn_of_eager_step(self.loss, backend, function.why)
+        flat = Flattened(opt_leaves, opt_state.treedef)
+        return state.succeed(params, others, flat), {"loss": value, **found[1][0](arrays)}
 
     # -- both ----------------------------------------------------------------------------------------
 

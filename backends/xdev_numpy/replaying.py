@@ -1,0 +1,155 @@
+"""What recording and replaying NumPy functions needs: where arrays lie in memory, and calls that make no new memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import functions
+
+__all__ = ["KIT"]
+
+
+class Kit:
+    """The hooks of `Backend.replay`, for NumPy."""
+
+    functions = functions
+    arrays = (np.ndarray,)
+    scalars = (np.generic,)
+    writing = frozenset({"copyto", "put", "shift_rows"})
+    """Functions that write into their first argument."""
+
+    def root(self, x: Any) -> Any:
+        """Return the array that owns the memory of `x`."""
+        while type(x.base) is np.ndarray:
+            x = x.base
+        return x
+
+    def address(self, x: Any) -> int:
+        """Return where the first element is."""
+        return int(x.__array_interface__["data"][0])
+
+    def nbytes(self, x: Any) -> int:
+        """Return the bytes of an array."""
+        return int(x.nbytes)
+
+    def alone(self, x: Any) -> Any:
+        """Return the same memory as an array that is a view of no other."""
+        try:
+            return np.asarray(memoryview(x)) if x.dtype.kind in "biufc" else self._other(x)
+        except (BufferError, ValueError):
+            return self._other(x)
+
+    def _other(self, x: Any) -> Any:
+        return np.asarray(_Memory(x))
+
+    def view(self, root: Any, offset: int, shape: Any, strides: Any, dtype: Any) -> Any:
+        """Return an array at an offset in bytes of the memory of another."""
+        if offset == 0 and root.shape == shape and root.strides == strides and root.dtype == dtype:
+            return root
+        if root.flags.c_contiguous and offset >= 0 and 0 not in shape:
+            return np.ndarray(shape, dtype, root, offset, strides)
+        interface = dict(root.__array_interface__)
+        interface.update(
+            shape=shape,
+            strides=strides,
+            typestr=dtype.str,
+            descr=dtype.descr,
+            data=(self.address(root) + offset, False),
+        )
+        return np.asarray(_Memory(root, interface)).view(dtype)
+
+    def array(self, x: Any) -> Any:
+        """Return a scalar as an array without axes."""
+        return np.asarray(x)
+
+    def like(self, x: Any) -> Any:
+        """Return new memory for an array of that shape, strides and dtype, or None if it is not in C order."""
+        return np.empty_like(x, order="C") if x.flags.c_contiguous else None
+
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        """Return new memory in C order."""
+        return np.empty(shape, dtype)
+
+    def copy(self, x: Any) -> Any:
+        """Return a copy in the order of `x`."""
+        return np.array(x, copy=True, order="K")
+
+    def arena(self, nbytes: int) -> Any:
+        """Return bytes that begin at a line of the cache."""
+        raw = np.empty(nbytes + 64, np.uint8)
+        start = -self.address(raw) % 64
+        return raw[start : start + nbytes]
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Return whether two arrays are equal bit for bit."""
+        return a.shape == b.shape and a.dtype == b.dtype and bool(a.tobytes() == b.tobytes())
+
+    def operands(self, args: tuple[Any, ...], result: Any) -> tuple[Any, ...]:
+        """Return operands of an elementwise function, Python numbers as arrays: they cost a promotion in each call."""
+        dtype = result.dtype
+        if dtype.kind != "f" or dtype.itemsize < 4 or not any(hasattr(a, "dtype") for a in args):
+            return args
+        if any(hasattr(a, "dtype") and a.dtype != dtype for a in args):
+            return args
+        return tuple(np.asarray(a, dtype) if type(a) in (int, float) and _fits(a, dtype) else a for a in args)
+
+    @property
+    def into(self) -> dict[str, Any]:
+        """Return the forms that write into memory that is there, by name; each gets the result first."""
+        return _INTO
+
+
+class _Memory:
+    """Memory of an array by its interface."""
+
+    def __init__(self, x: Any, interface: dict[str, Any] | None = None) -> None:
+        self._kept = x
+        self.__array_interface__ = x.__array_interface__ if interface is None else interface
+
+
+def _fits(a: float, dtype: Any) -> bool:
+    return not math.isfinite(a) or abs(a) <= float(np.finfo(dtype).max)
+
+
+def _reduction(function: Any) -> Any:
+    def form(result: Any, x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
+        return function.reduce, (x, axis, dtype, result, keepdims)
+
+    return form
+
+
+def _matmul(result: Any, a: Any, b: Any, /, **kwargs: Any) -> Any:
+    return None if kwargs else (np.matmul, (a, b, result))
+
+
+def _filled(value: Any) -> Any:
+    def form(result: Any, *args: Any, **kwargs: Any) -> Any:
+        return np.copyto, (result, value)
+
+    return form
+
+
+def _cast(result: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return np.copyto, (result, x, "unsafe")
+
+
+_INTO: dict[str, Any] = {
+    "add.reduce": None,
+    "astype": _cast,
+    "cast_": _cast,
+    "matmul": _matmul,
+    "max": _reduction(np.maximum),
+    "min": _reduction(np.minimum),
+    "ones": _filled(1),
+    "ones_like": _filled(1),
+    "prod": _reduction(np.multiply),
+    "sum": _reduction(np.add),
+    "zeros": _filled(0),
+    "zeros_like": _filled(0),
+}
+_INTO = {name: form for name, form in _INTO.items() if form is not None}
+
+KIT = Kit()

@@ -1,0 +1,200 @@
+"""Replayed: a function of arrays that is recorded once for each layout of its arguments, checked once, and replayed.
+
+Requirements: a plan is used only after its results were equal, bit for bit, to those of the function on other
+arguments than the recorded ones; the function is what it was to the caller if it cannot be replayed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..autodiff.array import TracedArray, constant, recording, unwrap
+from ..contract import Backend
+from ..device import namespace
+from .plan import make_plan
+from .program import CheckFailed, Program
+from .recorded import recorded_namespace
+from .recorder import Recorder, Unreplayable, current
+
+__all__ = ["Replayed", "apart", "replayable", "update_in_place", "write_back"]
+
+KEPT = 16
+"""Plans that one function keeps; the one that was not used for longest goes first."""
+PATIENCE = 64
+"""Recordings more than replays after which a function is no longer recorded: its layouts never come back."""
+
+
+def replayable(backend: Backend, arrays: Sequence[Any]) -> bool:
+    """Return whether functions of these arrays can be recorded."""
+    kit = backend.replay
+    return kit is not None and all(isinstance(x, kit.arrays + kit.scalars) for x in arrays)
+
+
+class _Entry:
+    """What is known of one layout of the arguments.
+
+    Attributes
+    ----------
+    program
+        None if it cannot be replayed.
+    checked
+        Whether its results were compared with the function's.
+    """
+
+    def __init__(self, program: Program | None) -> None:
+        self.program = program
+        self.checked = False
+
+
+class Replayed:
+    """A function of a list of arrays, which returns a list of arrays.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a list of arrays as they are recorded, and returns a list of arrays.
+    backend : Backend
+        Of the arrays.
+    on_read : callable
+        Called with what wants the value of an array while the function is recorded; may raise.
+    passes : bool
+        Whether an argument that it returns comes back itself; else a copy does.
+
+    Attributes
+    ----------
+    why
+        Why it cannot be replayed; None while it can.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[list[Any]], list[Any]],
+        backend: Backend,
+        on_read: Callable[[str], Any] = lambda what: None,
+        passes: bool = False,
+    ) -> None:
+        self._function = function
+        self._passes = passes
+        self._on_read = on_read
+        self._backend = backend
+        self._kit = backend.replay
+        self._entries: OrderedDict[Any, _Entry] = OrderedDict()
+        self._patience = PATIENCE
+        self.why: Unreplayable | None = None
+        self.recordings = 0
+
+    def __call__(self, arrays: Sequence[Any], donated: Sequence[int] = ()) -> list[Any]:
+        """Return what the function returns; arguments with the numbers in `donated` may be written to.
+
+        Raises
+        ------
+        Unreplayable
+            If it cannot be replayed and was not called; nothing has been written then.
+        """
+        kit = self._kit
+        arrays = [kit.array(x) if isinstance(x, kit.scalars) else x for x in arrays]
+        key = tuple([(x.shape, x.strides, x.dtype) for x in arrays])
+        entry = self._entries.get(key)
+        if entry is None:
+            if self.why is not None or self._patience <= 0:
+                raise self.why or Unreplayable("no two calls have arguments of the same shapes, strides and dtypes")
+            self._patience -= 1
+            outputs, program = self._record(arrays)
+            self._entries[key] = _Entry(program)
+            if len(self._entries) > KEPT:
+                self._entries.popitem(last=False)
+            return outputs
+        if entry.program is None:
+            raise self.why or Unreplayable("it was not replayable before")
+        self._entries.move_to_end(key)
+        if not entry.checked:
+            return self._check(entry, arrays, donated)
+        self._patience = min(self._patience + 1, PATIENCE)
+        try:
+            return entry.program(arrays)
+        except CheckFailed:
+            raise Unreplayable("a check of values fails") from None
+
+    def _record(self, arrays: Sequence[Any]) -> tuple[list[Any], Program | None]:
+        """Call the function; return its results, and the program if it can be replayed."""
+        recorder = Recorder(self._kit, recorded_namespace(self._backend, namespace(*arrays)), self._on_read)
+        self.recordings += 1
+        leaves = [recorder.argument(x, place) for place, x in enumerate(arrays)]
+        with recorder.recording():
+            found = self._function(leaves)
+            raw = [self._array(unwrap(x), recorder) for x in found]
+            if any(type(x) is TracedArray and x.tape is not None for x in found):
+                recorder.refuse("it returns an array that a differentiation outside of it follows")
+            parts = [recorder.part(x) if isinstance(x, self._kit.arrays) else None for x in raw]
+        outputs = [self._returned(x, part, arrays) for x, part in zip(raw, parts, strict=True)]
+        try:
+            if recorder.why is not None:
+                raise recorder.why
+            plan = make_plan(recorder.calls, [part for part in parts if part is not None])
+            return outputs, Program(plan, self._kit, self._passes)
+        except Unreplayable as why:
+            self.why = why
+            return outputs, None
+
+    def _array(self, x: Any, recorder: Recorder) -> Any:
+        if isinstance(x, self._kit.scalars):
+            return self._kit.array(x)
+        if not isinstance(x, self._kit.arrays):
+            recorder.refuse("it returns an array of another framework", told=True)
+        return x
+
+    def _returned(self, x: Any, part: Any, arrays: Sequence[Any]) -> Any:
+        if part is None:
+            return x
+        memory = part.memory
+        if memory.place is not None and (memory.written or self._passes):
+            return arrays[memory.place]
+        return x if memory.made and not memory.fixed else self._kit.copy(x)
+
+    def _check(self, entry: _Entry, arrays: Sequence[Any], donated: Sequence[int]) -> list[Any]:
+        """Call the function, and compare its results with those of a replay on copies."""
+        kit = self._kit
+        copies = list(arrays)
+        for place in donated:
+            copies[place] = kit.copy(arrays[place])
+        assert entry.program is not None
+        try:
+            replayed = entry.program(copies)
+        except CheckFailed:
+            raise Unreplayable("a check of values fails") from None
+        outputs, _ = self._record(arrays)
+        entry.checked = True
+        same = len(outputs) == len(replayed) and all(map(kit.same, outputs, replayed))
+        if not same or not all(kit.same(arrays[place], copies[place]) for place in donated):
+            entry.program = None
+            self.why = Unreplayable("its results depend on more than its arguments, or on values of these")
+        return outputs
+
+
+def update_in_place(backend: Backend, name: str | None) -> Callable[..., Any] | None:
+    """Return a backend's fused update of an optimizer for arrays that are being recorded, or None."""
+    xp = recording.get()
+    found = name is not None and xp is not None and backend.inplace_update(name) is not None
+    return xp.below.update(name) if found else None  # type: ignore[no-any-return]  # what it returns
+
+
+def apart(x: Any) -> Any:
+    """Return an array that is recorded in memory that no update of an argument writes to."""
+    xp = recording.get()
+    return x if xp is None else constant(xp.below.apart(unwrap(x)), xp)
+
+
+def write_back(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+    """Write new arrays into arguments of their shape and dtype, while that is recorded; return these."""
+    below, recorder = recording.get().below, current.get()
+    assert recorder is not None
+    pairs = [(unwrap(x), unwrap(y)) for x, y in zip(old, new, strict=True)]
+    if any(into.shape != value.shape or into.dtype != value.dtype for into, value in pairs):
+        recorder.refuse("an array of the state changes its shape or dtype", told=True)
+        return list(new)
+    moving = [(into, below.apart(value)) for into, value in pairs if into is not value]
+    for into, value in moving:
+        below.functions.copyto(into, value)
+    return list(old)
