@@ -30,6 +30,13 @@ def _like(f: Any, x: Array, width: int, *others: Array) -> dict[str, Array]:
     return {"out": made.transpose([order.index(k) for k in range(x.ndim)])}
 
 
+def _product(f: Any, a: Array, b: Array) -> Array:
+    """Return the products of matrices, in memory that is used again."""
+    if a.shape[:-2] != b.shape[:-2] or a.dtype != b.dtype:
+        return f.matmul(a, b)
+    return f.matmul(a, b, out=f.empty((*a.shape[:-1], b.shape[-1]), a.dtype))
+
+
 def _row_sums(f: Any, x: Array) -> Array:
     return f.matmul(x, constants(x.shape[-1], 1.0, x.dtype))[..., None]
 
@@ -45,8 +52,8 @@ def _added(f: Any, s: Array, mask: Array, causal: bool) -> Array:
 
 def attention_forward(f: Any, q: Array, k: Array, v: Array, mask: Array = None, *, causal: bool, scale: float) -> Any:
     """Return the result, and what backward needs."""
-    scaled = f.multiply(q, scale)
-    s = widened(f, f.matmul(scaled, np.swapaxes(k, -1, -2)))
+    scaled = f.multiply(q, scale, **_like(f, q, q.shape[-1]))
+    s = widened(f, _product(f, scaled, np.swapaxes(k, -1, -2)))
     added = _added(f, s, mask, causal)
     if added is not None and np.broadcast_shapes(s.shape, added.shape) != s.shape:
         s = f.add(s, f.zeros(added.shape, s.dtype))
@@ -85,10 +92,10 @@ def attention_backward(
     """Return the cotangents."""
     e, inverse, scaled, y = saved
     if inverse is not None:
-        g = f.multiply(g, inverse)
+        g = f.multiply(g, inverse, **_like(f, g, g.shape[-1], y))
     for_v = f.matmul(np.swapaxes(f.cast(e, g.dtype), -1, -2), g, **_like(f, v, v.shape[-1], g, e)) if needs[2] else None
-    for_s = widened(f, f.matmul(g, np.swapaxes(v, -1, -2)))
-    inner = _row_sums(f, f.multiply(for_s, e) if y is None else f.multiply(g, y))
+    for_s = widened(f, _product(f, g, np.swapaxes(v, -1, -2)))
+    inner = _row_sums(f, f.multiply(for_s, e) if y is None else f.multiply(g, y, **_like(f, g, g.shape[-1], y)))
     f.subtract(for_s, inner, out=for_s)
     f.multiply(for_s, e, out=for_s)
     small = f.cast(for_s, q.dtype)

@@ -181,6 +181,12 @@ def _gelu_forward(f: Any, x: Array, *, approximate: bool) -> Any:
     return f.cast(y, x.dtype).reshape(x.shape), f.cast(slope, wide.dtype).reshape(x.shape)
 
 
+def _gelu_backward(f: Any, g: Array, slope: Array, x: Array, *, needs: Any, approximate: bool) -> Any:
+    if g.dtype != slope.dtype or not slope.ndim:
+        return (f.multiply(g, slope),)
+    return (f.multiply(g, slope, out=f.empty(slope.shape, slope.dtype)),)
+
+
 def _gelu(f: Any, x: Array, *, approximate: bool) -> Array:
     return _gelu_forward(f, x, approximate=approximate)[0]
 
@@ -250,8 +256,8 @@ def _mse_forward(f: Any, prediction: Array, target: Array) -> Any:
 
 def _layer_norm_forward(f: Any, x: Array, weight: Array, bias: Array, *, eps: float) -> Any:
     rows = as_rows(f, widened(f, x))
-    normal = f.subtract(rows, row_means(f, rows))
-    y = f.multiply(normal, normal)
+    normal = f.subtract(rows, row_means(f, rows), out=f.empty(rows.shape, rows.dtype))
+    y = f.multiply(normal, normal, out=f.empty(rows.shape, rows.dtype))
     inverse = row_means(f, y)
     f.add(inverse, eps, out=inverse)
     f.divide(1.0, f.sqrt(inverse, out=inverse), out=inverse)
@@ -274,7 +280,7 @@ def _layer_norm_backward(
 ) -> Any:
     normal, inverse = saved
     rows = as_rows(f, widened(f, g))
-    work = f.multiply(rows, normal)
+    work = f.multiply(rows, normal, out=f.empty(rows.shape, rows.dtype))
     for_weight = column_sums(f, work) if needs[1] else None
     for_bias = column_sums(f, rows) if needs[2] else None
     if not needs[0]:
@@ -284,7 +290,7 @@ def _layer_norm_backward(
     else:
         shares = f.cast(f.multiply(weight, 1.0 / weight.shape[0]), rows.dtype)[:, None]
         along, across = f.matmul(work, shares), f.matmul(rows, shares)
-        for_x = f.multiply(rows, weight)
+        for_x = f.multiply(rows, weight, out=f.empty(rows.shape, rows.dtype), casting="same_kind")
     f.multiply(normal, along, out=work)
     f.add(work, across, out=work)
     for_x = f.subtract(for_x, work, out=work)
@@ -300,6 +306,7 @@ _RECORDED: dict[str, Callable[..., Any]] = {
     "cross_entropy.backward": _cross_entropy_backward,
     "cross_entropy.forward": _cross_entropy_forward,
     "gelu": _gelu,
+    "gelu.backward": _gelu_backward,
     "gelu.forward": _gelu_forward,
     "layer_norm": _layer_norm,
     "layer_norm.backward": _layer_norm_backward,

@@ -121,6 +121,17 @@ def _reduction(function: Any) -> Any:
     return form
 
 
+def _method(function: Any) -> Any:
+    def form(result: Any, x: Any, /, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+        return function.reduce, (x, axis, dtype, result, keepdims)
+
+    return form
+
+
+def _copied(result: Any, x: Any, /, **kwargs: Any) -> Any:
+    return (np.copyto, (result, x)) if kwargs.get("copy") and hasattr(x, "dtype") else None
+
+
 def _matmul(result: Any, a: Any, b: Any, /, **kwargs: Any) -> Any:
     return None if kwargs else (np.matmul, (a, b, result))
 
@@ -137,11 +148,13 @@ def _cast(result: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 _INTO: dict[str, Any] = {
-    "add.reduce": None,
+    "add.reduce": _method(np.add),
+    "asarray": _copied,
     "astype": _cast,
     "cast_": _cast,
     "matmul": _matmul,
     "max": _reduction(np.maximum),
+    "maximum.reduce": _method(np.maximum),
     "min": _reduction(np.minimum),
     "ones": _filled(1),
     "ones_like": _filled(1),
@@ -150,6 +163,4 @@ _INTO: dict[str, Any] = {
     "zeros": _filled(0),
     "zeros_like": _filled(0),
 }
-_INTO = {name: form for name, form in _INTO.items() if form is not None}
-
 KIT = Kit()
