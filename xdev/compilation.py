@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,11 +18,11 @@ from .differentiation import argument_numbers, check_function, named, take_apart
 from .errors import ArrayTypeError, ReplayWarning, TracedValueError, a
 from .explanation import explained
 from .floating import default_float, is_wide
-from .ledger import caller
+from .ledger import caller, warn
 from .random import tracing
-from .replay import Replayed, Unreplayable, replayable
+from .replay import KEPT, Replayed, Unreplayable, replayable
 
-__all__ = ["jit"]
+__all__ = ["compile_function", "jit"]
 
 
 def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), donate: bool = False) -> Callable[..., Any]:
@@ -61,8 +60,15 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     array([1., 1.])
     """
     check_function(f, "jit")
+    return compile_function(f, static_argnums, donate, True)
+
+
+def compile_function(
+    f: Callable[..., Any], static_argnums: int | Sequence[int] = (), donate: bool = False, replays: bool = False
+) -> Callable[..., Any]:
+    """Compile a function as `jit` does, but run it eagerly where nothing compiles unless it `replays`."""
     numbers = argument_numbers("static_argnums", static_argnums)
-    compiled: dict[Any, Any] = {}
+    kept: dict[Any, Any] = {}
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -77,10 +83,10 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
         values = tuple(args[i] for i in sorted(static))
         _check_hashable(values, [f"static_argnums={i}, but args[{i}]" for i in sorted(static)])
-        if replayable(backend, [x for x in arrays if hasattr(x, "dtype")]):
-            kept = (treedef, tuple(dynamic), tuple(places), constants, values, default_float.get())
+        if replays and replayable(backend, [x for x in arrays if hasattr(x, "dtype")]):
+            same = (treedef, tuple(dynamic), tuple(places), constants, values, default_float.get())
             try:
-                return _replay(f, backend, kept, arrays, args, kwargs, static, compiled)
+                return _replay(f, backend, same, arrays, args, kwargs, static, kept)
             except Unreplayable:
                 pass
         if type(backend).jit is Backend.jit:
@@ -93,10 +99,10 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
         key = (backend, treedef, tuple(dynamic), tuple(places), constants, values, shapes, default_float.get())
         _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
-        if key not in compiled:
+        if key not in kept:
             wide = any(map(is_wide, arrays))
-            compiled[key] = wide, *_compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
-        wide, function, box = compiled[key]
+            kept[key] = wide, *_compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
+        wide, function, box = kept[key]
         # An array of float64 may have left the block of xdev.precision in which it was made.
         held = backend.precision("float64") if wide else contextlib.nullcontext()
         with explained(backend, named(args, kwargs), f), held:
@@ -109,41 +115,40 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
 def _replay(
     f: Callable[..., Any],
     backend: Backend,
-    kept: tuple[Any, ...],
+    same: tuple[Any, ...],
     arrays: list[Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     static: set[int],
-    compiled: dict[Any, Any],
+    kept: dict[Any, Any],
 ) -> Any:
     """Call a function that is recorded and replayed; Python numbers are the same for all calls of a recording."""
-    treedef, dynamic, places, constants, _, _ = kept
-    given = [x for x in arrays if hasattr(x, "dtype")]
-    fixed = [None if hasattr(x, "dtype") else x for x in arrays]
-    shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else (type(x), x) for x in arrays)
-    key = (backend, *kept, tuple(map(type, constants)), shapes)
+    treedef, dynamic, places, constants, _, _ = same
+    fixed = tuple(None if hasattr(x, "dtype") else x for x in arrays)
+    key = (backend, *same, fixed, tuple(map(type, (*constants, *fixed))))
     _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
-    found = compiled.get(key)
-    if found is None:
+    replayed = kept.get(key)
+    if replayed is None:
         function, box = _of_arrays(f, treedef, list(dynamic), list(places), constants, args, static)
 
-        def of_given(leaves: list[Any]) -> list[Any]:
+        def of_given(leaves: list[Any]) -> tuple[list[Any], Any]:
             moving = iter(leaves)
-            return function([next(moving) if x is None else x for x in fixed])
+            return function([next(moving) if x is None else x for x in fixed]), box[0]
 
-        found = compiled[key] = Replayed(of_given, backend, _no_value), box
-    replayed, box = found
+        replayed = kept[key] = Replayed(of_given, backend, _no_value)
+        if len(kept) > KEPT:
+            del kept[next(iter(kept))]
+    given = [x for x in arrays if hasattr(x, "dtype")]
+    untold = replayed.why is None
     with explained(backend, named(args, kwargs), f), scope_of(given[0]):
-        out = replayed(given)
-    if replayed.why is not None and not replayed.why.told and len(box) == 1:
-        box.append(None)  # told once
-        warnings.warn(
+        out, rebuild = replayed(given)
+    if untold and replayed.why is not None and not replayed.why.told:
+        warn(
             f"xdev.jit runs {getattr(f, '__name__', 'the function')} eagerly on {backend}, without replaying it: "
             f"{replayed.why}",
             ReplayWarning,
-            stacklevel=4,
         )
-    return box[0](out)
+    return rebuild(out)
 
 
 def _no_value(what: str) -> None:
@@ -222,7 +227,7 @@ def _of_arrays(
             full, kwargs = tree.unflatten(treedef, [next(moving) if d else next(still) for d in dynamic])
             out, rebuild = take_apart(f(*(kept.get(i, a) for i, a in enumerate(full)), **kwargs))
             once, where = tree.unique(out)
-        box[:1] = [lambda results: rebuild([results[place] for place in where])]
+        box[:] = [lambda results: rebuild([results[place] for place in where])]
         return once
 
     return of_arrays, box

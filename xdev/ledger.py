@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -205,6 +206,17 @@ def caller() -> str:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return "unknown"
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that `caller` names; each line tells it once, unless the filters say otherwise."""
+    filename, _, line = caller().rpartition(":")
+    number = int(line) if line.isdecimal() else 0
+    warnings.warn_explicit(message, category, filename, number, registry=_warned.setdefault(filename, {}))
+
+
+_warned: dict[str, dict[Any, Any]] = {}
+"""What was warned of, by file."""
 
 
 # -- what frameworks move by themselves ---------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from sys import modules
@@ -13,7 +12,7 @@ from .. import tree
 from ..contract import dtype_name
 from ..device import namespace
 from ..errors import GradientError, a
-from ..ledger import caller
+from ..ledger import warn
 from ..locking import Copies
 from ..registry import find_backend
 from .array import TracedArray, constant, unwrap
@@ -91,21 +90,15 @@ def warn_of_constant(count: int, names: Callable[[], Sequence[str]] | None) -> N
     words = list(names()) if names else []
     more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
     number, which = ("", f": {', '.join(words[:_NAMED])}{more}") if words else (f"{count} ", "")
-    filename, _, line = caller().rpartition(":")
-    warnings.warn_explicit(
+    warn(
         f"the loss depends on none of the {number}arrays that it is differentiated by{which}. Their gradients are "
         "zero; float(), xdev.item, xdev.stop_gradient and functions such as argmax and round let none through",
         UserWarning,
-        filename,
-        int(line) if line.isdecimal() else 0,
-        registry=_warned.setdefault(filename, {}),
     )
 
 
 _NAMED = 5
 """How many arrays a warning names."""
-_warned: dict[str, dict[Any, Any]] = {}
-"""What was warned of, by file, so that a line tells it once unless the filters say otherwise."""
 
 
 def value_and_grad(

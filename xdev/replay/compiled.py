@@ -39,22 +39,25 @@ class _Entry:
     ----------
     program
         None if it cannot be replayed.
+    rest
+        What the function returned beside arrays.
     checked
         Whether its results were compared with the function's.
     """
 
-    def __init__(self, program: Program | None) -> None:
+    def __init__(self, program: Program | None, rest: Any) -> None:
         self.program = program
+        self.rest = rest
         self.checked = False
 
 
 class Replayed:
-    """A function of a list of arrays, which returns a list of arrays.
+    """A function of a list of arrays, which returns a list of arrays, and something beside it.
 
     Parameters
     ----------
     function : callable
-        Takes a list of arrays as they are recorded, and returns a list of arrays.
+        Takes a list of arrays as they are recorded; returns a list of arrays, and what a replay returns beside it.
     backend : Backend
         Of the arrays.
     on_read : callable
@@ -70,7 +73,7 @@ class Replayed:
 
     def __init__(
         self,
-        function: Callable[[list[Any]], list[Any]],
+        function: Callable[[list[Any]], tuple[list[Any], Any]],
         backend: Backend,
         on_read: Callable[[str], Any] = lambda what: None,
         passes: bool = False,
@@ -85,7 +88,7 @@ class Replayed:
         self.why: Unreplayable | None = None
         self.recordings = 0
 
-    def __call__(self, arrays: Sequence[Any], donated: Sequence[int] = ()) -> list[Any]:
+    def __call__(self, arrays: Sequence[Any], donated: Sequence[int] = ()) -> tuple[list[Any], Any]:
         """Return what the function returns; arguments with the numbers in `donated` may be written to.
 
         Raises
@@ -101,11 +104,11 @@ class Replayed:
             if self.why is not None or self._patience <= 0:
                 raise self.why or Unreplayable("no two calls have arguments of the same shapes, strides and dtypes")
             self._patience -= 1
-            outputs, program = self._record(arrays)
-            self._entries[key] = _Entry(program)
+            outputs, program, rest = self._record(arrays)
+            self._entries[key] = _Entry(program, rest)
             if len(self._entries) > KEPT:
                 self._entries.popitem(last=False)
-            return outputs
+            return outputs, rest
         if entry.program is None:
             raise self.why or Unreplayable("it was not replayable before")
         self._entries.move_to_end(key)
@@ -113,17 +116,17 @@ class Replayed:
             return self._check(entry, arrays, donated)
         self._patience = min(self._patience + 1, PATIENCE)
         try:
-            return entry.program(arrays)
+            return entry.program(arrays), entry.rest
         except CheckFailed:
             raise Unreplayable("a check of values fails") from None
 
-    def _record(self, arrays: Sequence[Any]) -> tuple[list[Any], Program | None]:
-        """Call the function; return its results, and the program if it can be replayed."""
+    def _record(self, arrays: Sequence[Any]) -> tuple[list[Any], Program | None, Any]:
+        """Call the function; return its arrays, the program if it can be replayed, and what else it returned."""
         recorder = Recorder(self._kit, recorded_namespace(self._backend, namespace(*arrays)), self._on_read)
         self.recordings += 1
         leaves = [recorder.argument(x, place) for place, x in enumerate(arrays)]
         with recorder.recording():
-            found = self._function(leaves)
+            found, rest = self._function(leaves)
             raw = [self._array(unwrap(x), recorder) for x in found]
             if any(type(x) is TracedArray and x.tape is not None for x in found):
                 recorder.refuse("it returns an array that a differentiation outside of it follows")
@@ -133,10 +136,10 @@ class Replayed:
             if recorder.why is not None:
                 raise recorder.why
             plan = make_plan(recorder.calls, [part for part in parts if part is not None])
-            return outputs, Program(plan, self._kit, self._passes)
+            return outputs, Program(plan, self._kit, self._passes), rest
         except Unreplayable as why:
             self.why = why
-            return outputs, None
+            return outputs, None, rest
 
     def _array(self, x: Any, recorder: Recorder) -> Any:
         if isinstance(x, self._kit.scalars):
@@ -153,7 +156,7 @@ class Replayed:
             return arrays[memory.place]
         return x if memory.made and not memory.fixed else self._kit.copy(x)
 
-    def _check(self, entry: _Entry, arrays: Sequence[Any], donated: Sequence[int]) -> list[Any]:
+    def _check(self, entry: _Entry, arrays: Sequence[Any], donated: Sequence[int]) -> tuple[list[Any], Any]:
         """Call the function, and compare its results with those of a replay on copies."""
         kit = self._kit
         copies = list(arrays)
@@ -164,13 +167,13 @@ class Replayed:
             replayed = entry.program(copies)
         except CheckFailed:
             raise Unreplayable("a check of values fails") from None
-        outputs, _ = self._record(arrays)
+        outputs, _, rest = self._record(arrays)
         entry.checked = True
         same = len(outputs) == len(replayed) and all(map(kit.same, outputs, replayed))
         if not same or not all(kit.same(arrays[place], copies[place]) for place in donated):
             entry.program = None
             self.why = Unreplayable("its results depend on more than its arguments, or on values of these")
-        return outputs
+        return outputs, rest
 
 
 def update_in_place(backend: Backend, name: str | None) -> Callable[..., Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import registry, transfer, tree
-from ..compilation import jit
+from ..compilation import compile_function
 from ..data import Loader
 from ..data.convert import float_dtype
 from ..device import Device, common_device, native_of
@@ -101,7 +101,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Not for longer: what it takes from outside is fixed in the compiled form, and may be something else in the next run.
     """
-    return jit(lambda model, batch: function(model, batch))
+    return compile_function(lambda model, batch: function(model, batch))
 
 
 def means(loss: Callable[..., Any], model: Any, batches: Loader) -> dict[str, float]:
@@ -184,7 +184,7 @@ def _apply(model: Any, batch: Any) -> Any:
     return model(batch)
 
 
-_applied = jit(_apply)
+_applied = compile_function(_apply)
 """For models that are the same function whenever they look the same: they are compiled once, not once a call."""
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from ..contract import Array, Backend
 from ..errors import ReplayWarning
+from ..ledger import warn
 from ..replay import Replayed, Unreplayable, replayable, write_back
 
 __all__ = ["ReplayedStep", "warn_of_eager_step"]
-
-Groups = tuple[list[Array], list[Array], list[Array], list[Array], list[Array]]
 
 
 class ReplayedStep:
@@ -23,15 +21,20 @@ class ReplayedStep:
     step : callable
         Takes (params, others, optimizer state, words of the generator, batch), each a list, and returns the first
         three, the loss and a list of metrics.
+    box : list
+        Holds what makes metrics of that list, after `step` has run.
     backend : Backend
         Of the arrays.
+    leaves : list
+        A batch; what is no array in it is the same in every call.
     """
 
-    def __init__(self, step: Callable[..., Any], backend: Backend) -> None:
+    def __init__(self, step: Callable[..., Any], box: list[Any], backend: Backend, leaves: list[Any]) -> None:
         self._backend = backend
         self._step = step
+        self._box = box
+        self._fixed = [None if hasattr(x, "dtype") else x for x in leaves]
         self._counts: list[int] = []
-        self._fixed: list[Any] = []
         self._replayed = Replayed(self._of_arrays, backend, passes=True)
 
     @property
@@ -39,7 +42,9 @@ class ReplayedStep:
         """Why the step stays eager; None if it does not."""
         return self._replayed.why
 
-    def __call__(self, *groups: list[Array]) -> tuple[list[Array], list[Array], list[Array], Array, list[Array]]:
+    def __call__(
+        self, params: list[Array], others: list[Array], opt_leaves: list[Array], words: list[Array], leaves: list[Any]
+    ) -> tuple[list[Array], list[Array], list[Array], Array, dict[str, Any]]:
         """Take a step.
 
         Raises
@@ -47,30 +52,24 @@ class ReplayedStep:
         Unreplayable
             If it cannot be replayed; nothing has been done then.
         """
-        params, others, opt_leaves, words, leaves = groups
-        batch = [x for x in leaves if hasattr(x, "dtype")]
-        arrays = [*params, *others, *opt_leaves, *words, *batch]
-        if not self._counts:
-            self._fixed = [None if hasattr(x, "dtype") else x for x in leaves]
-            self._counts = [len(params), len(others), len(opt_leaves), len(words), len(batch)]
+        arrays = [*params, *others, *opt_leaves, *words, *(x for x in leaves if hasattr(x, "dtype"))]
         if not replayable(self._backend, arrays):
-            raise Unreplayable("an array is of another kind")
+            raise Unreplayable("an array is of another kind", told=True)
         first, second = len(params), len(params) + len(others)
         third = second + len(opt_leaves)
-        out = self._replayed(arrays, range(third))
-        return out[:first], out[first:second], out[second:third], out[third], out[third + 1 :]
+        self._counts = [first, second, third, third + len(words)]
+        out, rebuild = self._replayed(arrays, range(third))
+        return out[:first], out[first:second], out[second:third], out[third], rebuild(out[third + 1 :])
 
-    def _of_arrays(self, arrays: list[Array]) -> list[Array]:
-        groups, start = [], 0
-        for count in self._counts:
-            groups.append(arrays[start : start + count])
-            start += count
-        params, others, opt_leaves, words, moving = groups
-        given = iter(moving)
+    def _of_arrays(self, arrays: list[Array]) -> tuple[list[Array], Any]:
+        first, second, third, fourth = self._counts
+        params, others, opt_leaves = arrays[:first], arrays[first:second], arrays[second:third]
+        given = iter(arrays[fourth:])
         leaves = [next(given) if x is None else x for x in self._fixed]
-        new_params, new_others, new_opt, value, metrics = self._step(params, others, opt_leaves, words, leaves)
+        found = self._step(params, others, opt_leaves, arrays[third:fourth], leaves)
+        new_params, new_others, new_opt, value, metrics = found
         old = [*params, *others, *opt_leaves]
-        return [*write_back(old, [*new_params, *(new_others or others), *new_opt]), value, *metrics]
+        return [*write_back(old, [*new_params, *(new_others or others), *new_opt]), value, *metrics], self._box[0]
 
 
 def warn_of_eager_step(loss: Callable[..., Any], backend: Backend, why: Unreplayable) -> None:
@@ -79,9 +78,8 @@ def warn_of_eager_step(loss: Callable[..., Any], backend: Backend, why: Unreplay
         return
     code = getattr(loss, "__code__", None)
     place = "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
-    warnings.warn(
+    warn(
         f"the training step runs eagerly on {backend}, without replaying the loss{place}: {why}. It is right, and "
         "takes longer",
         ReplayWarning,
-        stacklevel=4,
     )

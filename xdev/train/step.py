@@ -16,7 +16,7 @@ from ..explanation import explained
 from ..floating import default_float
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
-from ..replay import Unreplayable, apart, update_in_place
+from ..replay import KEPT, Unreplayable, apart, update_in_place
 from .promotion import warn_of_promotion
 from .replayed import ReplayedStep, warn_of_eager_step
 from .signature import check_loss, extras, takes_rng
@@ -102,7 +102,7 @@ class Step:
         self._begun = False
         self._told = False
         self._optimizers: list[Any] = [optimizer]
-        self._compiled: dict[Any, tuple[Callable[..., Any], list[Any]]] = {}
+        self._compiled: dict[Any, Any] = {}
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         params, others = state.params, state.others
@@ -236,7 +236,7 @@ class Step:
                 else:
                     updates, opt_state = self._update(grads, opt_state, params, value)
                     params = apply_updates(params, updates)
-            box[:1] = [rebuild]
+            box[:] = [rebuild]
             returned = [] if new_others is others else new_others
             return params, returned, tree.leaves(opt_state), value, arrays
 
@@ -263,26 +263,26 @@ class Step:
         """Return what the step returns, recorded and replayed; None where that cannot be."""
         opt_state = state.flat_opt_state()
         rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
-        shapes = [(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else (type(leaf), leaf) for leaf in leaves]
-        key = (backend, state.spec, treedef, opt_state.treedef, default_float.get(), *shapes)
+        fixed = [(type(leaf), leaf) for leaf in leaves if not hasattr(leaf, "dtype")]
+        key = (backend, state.spec, treedef, opt_state.treedef, default_float.get(), *fixed)
         try:
-            found = self._compiled.get(key)
+            found: Any = self._compiled.get(key)
         except TypeError:  # a leaf of the batch does not hash
             return None
         if found is None:
             step, box = self._step_of_arrays(backend, state.spec, treedef, opt_state.treedef, rng_treedef)
-            found = self._compiled[key] = ReplayedStep(step, backend), box
-        function: Any = found[0]
+            found = self._compiled[key] = ReplayedStep(step, box, backend, leaves)
+            if len(self._compiled) > KEPT:
+                del self._compiled[next(iter(self._compiled))]
         try:
-            params, others, opt_leaves, value, arrays = function(params, others, opt_state.leaves, rng_leaves, leaves)
+            params, others, opt_leaves, value, metrics = found(params, others, opt_state.leaves, rng_leaves, leaves)
         except Unreplayable:
             return None
         finally:
-            if function.why is not None and not self._told:
+            if found.why is not None and not self._told:
                 self._told = True
-                warn_of_eager_step(self.loss, backend, function.why)
-        flat = Flattened(opt_leaves, opt_state.treedef)
-        return state.succeed(params, others, flat), {"loss": value, **found[1][0](arrays)}
+                warn_of_eager_step(self.loss, backend, found.why)
+        return state.succeed(params, others, Flattened(opt_leaves, opt_state.treedef)), {"loss": value, **metrics}
 
     # -- both ----------------------------------------------------------------------------------------
 
