@@ -11,7 +11,7 @@ from numpy import (
     arange,
     array,
     ascontiguousarray,
-    clip,
+    concatenate,
     copysign,
     copyto,
     divide,
@@ -40,9 +40,10 @@ from numpy import (
 from .buffers import empty
 
 __all__ = [
-    "absolute", "add", "arange", "array", "ascontiguousarray", "cast", "clip", "copysign", "copyto", "divide", "empty",
-    "equal", "exp", "full", "greater", "isneginf", "log", "matmul", "maximum", "minimum", "multiply", "numbers", "put",
-    "reciprocal", "reshape", "shift_rows", "sqrt", "subtract", "take", "tanh", "triu", "where", "zeros",
+    "absolute", "add", "arange", "array", "ascontiguousarray", "cast", "concatenate", "copysign", "copyto", "divide",
+    "empty", "equal", "exp", "full", "greater", "isneginf", "joined", "log", "matmul", "maximum", "minimum",
+    "multiply", "numbers", "put", "reciprocal", "reshape", "shift_rows", "sqrt", "subtract", "take", "tanh", "triu",
+    "where", "zeros",
 ]  # fmt: skip
 
 
@@ -73,3 +74,17 @@ def shift_rows(s: Any, added: Any, bounded: bool) -> Any:
         np.copyto(largest, 0.0, where=np.isneginf(largest))
         np.subtract(s, largest, out=s)
     return s
+
+
+def joined(arrays: Any) -> Any:
+    """Return the flat array of which arrays are all the parts, one after another; None if they are not."""
+    base = arrays[0].base
+    if type(base) is not np.ndarray or base.ndim != 1 or len(arrays) < 2:
+        return None
+    begin = start = arrays[0].__array_interface__["data"][0]
+    for x in arrays:
+        if x.base is not base or x.__array_interface__["data"][0] != start or not x.flags.c_contiguous:
+            return None
+        start += x.nbytes
+    offset = begin - base.__array_interface__["data"][0]
+    return base[offset // base.itemsize : (offset + start - begin) // base.itemsize]

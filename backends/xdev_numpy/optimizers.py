@@ -28,6 +28,15 @@ def _blocks(f: Any, *arrays: Any) -> list[tuple[Any, ...]]:
     return [(*(x[start : start + BLOCK] for x in flat), scratch[: first.size - start]) for start in starts]
 
 
+def _together(f: Any, params: list[Any], grads: list[Any], *moments: list[Any]) -> Any:
+    """Return what belongs together; all parameters as one where they and their moments are parts of flat arrays."""
+    flat: list[Any] = [f.joined(arrays) for arrays in (params, *moments)] if len(params) > 1 else [None]
+    if any(x is None for x in flat) or any(g.dtype != flat[0].dtype for g in grads):
+        return zip(params, grads, *moments, strict=True)
+    grad = f.concatenate([f.reshape(g, (-1,)) for g in grads], out=f.empty(flat[0].shape, flat[0].dtype))
+    return [(flat[0], grad, *flat[1:])]
+
+
 def _factors(count: Any, learning_rate: Any, b1: float, b2: float, eps: float, weight_decay: float, dtype: Any) -> Any:
     """Return the numbers of a step, which follow from how many there were."""
     step = int(count) + 1
@@ -50,7 +59,7 @@ def adamw(
 ) -> Any:
     """Update parameters and moments in place; return the new state."""
     scalars: dict[Any, list[Any]] = {}
-    for param, grad, mu, nu in zip(params, grads, state.mu, state.nu, strict=True):
+    for param, grad, mu, nu in _together(f, params, grads, state.mu, state.nu):
         dtype = param.dtype
         if dtype not in scalars:
             numbers = f.numbers(_factors, state.count, learning_rate, b1, b2, eps, weight_decay, dtype)
@@ -87,7 +96,7 @@ def sgd(
 ) -> Any:
     """Update parameters and momentum in place; return the new state."""
     traces = state.trace if momentum else params
-    for param, grad, trace in zip(params, grads, traces, strict=True):
+    for param, grad, trace in _together(f, params, grads, traces):
         for p, g, v, t in _blocks(f, param, grad, trace):
             f.multiply(p, weight_decay, out=t)
             f.add(t, g, out=t)

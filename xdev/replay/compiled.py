@@ -62,8 +62,6 @@ class Replayed:
         Of the arrays.
     on_read : callable
         Called with what wants the value of an array while the function is recorded; may raise.
-    passes : bool
-        Whether an argument that it returns comes back itself; else a copy does.
 
     Attributes
     ----------
@@ -76,10 +74,8 @@ class Replayed:
         function: Callable[[list[Any]], tuple[list[Any], Any]],
         backend: Backend,
         on_read: Callable[[str], Any] = lambda what: None,
-        passes: bool = False,
     ) -> None:
         self._function = function
-        self._passes = passes
         self._on_read = on_read
         self._backend = backend
         self._kit = backend.replay
@@ -88,8 +84,10 @@ class Replayed:
         self.why: Unreplayable | None = None
         self.recordings = 0
 
-    def __call__(self, arrays: Sequence[Any], donated: Sequence[int] = ()) -> tuple[list[Any], Any]:
+    def __call__(self, arrays: Sequence[Any], donated: Sequence[int] = (), layout: Any = None) -> tuple[list[Any], Any]:
         """Return what the function returns; arguments with the numbers in `donated` may be written to.
+
+        Calls with another `layout` have another plan, as those with arguments of other shapes.
 
         Raises
         ------
@@ -98,13 +96,17 @@ class Replayed:
         """
         kit = self._kit
         arrays = [kit.array(x) if isinstance(x, kit.scalars) else x for x in arrays]
-        key = tuple([(x.shape, x.strides, x.dtype) for x in arrays])
+        key = (layout, *[(x.shape, x.strides, x.dtype) for x in arrays])
         entry = self._entries.get(key)
         if entry is None:
             if self.why is not None or self._patience <= 0:
                 raise self.why or Unreplayable("no two calls have arguments of the same shapes, strides and dtypes")
             self._patience -= 1
-            outputs, program, rest = self._record(arrays)
+            try:
+                outputs, program, rest = self._record(arrays)
+            except Unreplayable as why:
+                self.why = why
+                raise
             self._entries[key] = _Entry(program, rest)
             if len(self._entries) > KEPT:
                 self._entries.popitem(last=False)
@@ -131,12 +133,12 @@ class Replayed:
             if any(type(x) is TracedArray and x.tape is not None for x in found):
                 recorder.refuse("it returns an array that a differentiation outside of it follows")
             parts = [recorder.part(x) if isinstance(x, self._kit.arrays) else None for x in raw]
-        outputs = [self._returned(x, part, arrays) for x, part in zip(raw, parts, strict=True)]
+        outputs = [self._returned(x, part) for x, part in zip(raw, parts, strict=True)]
         try:
             if recorder.why is not None:
                 raise recorder.why
             plan = make_plan(recorder.calls, [part for part in parts if part is not None])
-            return outputs, Program(plan, self._kit, self._passes), rest
+            return outputs, Program(plan, self._kit), rest
         except Unreplayable as why:
             self.why = why
             return outputs, None, rest
@@ -148,12 +150,10 @@ class Replayed:
             recorder.refuse("it returns an array of another framework", told=True)
         return x
 
-    def _returned(self, x: Any, part: Any, arrays: Sequence[Any]) -> Any:
+    def _returned(self, x: Any, part: Any) -> Any:
         if part is None:
             return x
         memory = part.memory
-        if memory.place is not None and (memory.written or self._passes):
-            return arrays[memory.place]
         return x if memory.made and not memory.fixed else self._kit.copy(x)
 
     def _check(self, entry: _Entry, arrays: Sequence[Any], donated: Sequence[int]) -> tuple[list[Any], Any]:
@@ -189,15 +189,18 @@ def apart(x: Any) -> Any:
     return x if xp is None else constant(xp.below.apart(unwrap(x)), xp)
 
 
-def write_back(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
-    """Write new arrays into arguments of their shape and dtype, while that is recorded; return these."""
+def view_of(x: Any, start: int, stop: int, shape: tuple[int, ...]) -> Any:
+    """Return a part of a flat array that is recorded, in a shape."""
+    return constant(unwrap(x)[start:stop].reshape(shape), x.xp)
+
+
+def write_back(old: Sequence[Any], new: Sequence[Any]) -> None:
+    """Write new arrays into arguments of their shape and dtype, while that is recorded."""
     below, recorder = recording.get().below, current.get()
     assert recorder is not None
     pairs = [(unwrap(x), unwrap(y)) for x, y in zip(old, new, strict=True)]
     if any(into.shape != value.shape or into.dtype != value.dtype for into, value in pairs):
-        recorder.refuse("an array of the state changes its shape or dtype", told=True)
-        return list(new)
+        raise Unreplayable("an array of the state changes its shape or dtype", told=True)
     moving = [(into, below.apart(value)) for into, value in pairs if into is not value]
     for into, value in moving:
         below.functions.copyto(into, value)
-    return list(old)

@@ -49,11 +49,9 @@ class Program:
         What to call.
     kit : object
         `Backend.replay` of the arrays' backend.
-    passes : bool
-        Whether an argument that is returned comes back itself; else a copy does.
     """
 
-    def __init__(self, plan: Plan, kit: Any, passes: bool) -> None:
+    def __init__(self, plan: Plan, kit: Any) -> None:
         self.plan = plan
         self._kit = kit
         self._lock = threading.Lock()
@@ -75,7 +73,6 @@ class Program:
         for memory in met.values():
             memory.root = None  # the recording's arguments are the caller's
         self._bound = [place for place in self._uses if place not in self._copied]
-        self._passes = passes
         self._takes = [self._take(part) for part in plan.outputs]
         self._frames: list[_Frame] = []
         self._views: dict[tuple[Any, ...], Any] = {}
@@ -164,13 +161,10 @@ class Program:
         return self._views[key]
 
     def _take(self, part: Part) -> Callable[[_Frame, Sequence[Any]], Any]:
-        """Return what gives an output to the caller: in an array of its own, or an argument that was written to."""
-        memory, number, copy = part.memory, part.memory.number, self._kit.copy
+        """Return what gives an output to the caller, in an array of its own."""
+        number, copy = part.memory.number, self._kit.copy
         if number in self.plan.own:
             return lambda frame, arrays: frame.outputs[number]
-        if memory.place is not None and (memory.written or self._passes):
-            place = memory.place
-            return lambda frame, arrays: arrays[place]
         return lambda frame, arrays: copy(self._array(part, frame, arrays))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from ..contract import Array, Backend
 from ..errors import ReplayWarning
 from ..ledger import warn
-from ..replay import Replayed, Unreplayable, replayable, write_back
+from ..replay import Replayed, Unreplayable, replayable, view_of, write_back
+from .packed import Packed
 
 __all__ = ["ReplayedStep", "warn_of_eager_step"]
 
@@ -34,8 +35,9 @@ class ReplayedStep:
         self._step = step
         self._box = box
         self._fixed = [None if hasattr(x, "dtype") else x for x in leaves]
-        self._counts: list[int] = []
-        self._replayed = Replayed(self._of_arrays, backend, passes=True)
+        self._replayed = Replayed(self._of_arrays, backend)
+        self._packed: Any = None
+        self._words = 0
 
     @property
     def why(self) -> Unreplayable | None:
@@ -43,33 +45,58 @@ class ReplayedStep:
         return self._replayed.why
 
     def __call__(
-        self, params: list[Array], others: list[Array], opt_leaves: list[Array], words: list[Array], leaves: list[Any]
-    ) -> tuple[list[Array], list[Array], list[Array], Array, dict[str, Any]]:
-        """Take a step.
+        self, packed: Packed | None, lists: list[list[Array]], words: list[Array], leaves: list[Any]
+    ) -> tuple[Packed, Array, dict[str, Any]]:
+        """Take a step; the state's arrays are written in place, where `packed`, or what is returned, has them.
+
+        Parameters
+        ----------
+        packed : Packed or None
+            What the step before returned.
+        lists : list of lists of arrays
+            The trained arrays of the state, its other ones, and the leaves of the optimizer's state.
+        words : list of arrays
+            Of the generator.
+        leaves : list
+            Of the batch.
+
+        Returns
+        -------
+        packed : Packed
+            The state's arrays after the step.
+        value : array
+            The loss.
+        metrics : dict
+            The metrics.
 
         Raises
         ------
         Unreplayable
             If it cannot be replayed; nothing has been done then.
         """
-        arrays = [*params, *others, *opt_leaves, *words, *(x for x in leaves if hasattr(x, "dtype"))]
-        if not replayable(self._backend, arrays):
-            raise Unreplayable("an array is of another kind", told=True)
-        first, second = len(params), len(params) + len(others)
-        third = second + len(opt_leaves)
-        self._counts = [first, second, third, third + len(words)]
-        out, rebuild = self._replayed(arrays, range(third))
-        return out[:first], out[first:second], out[second:third], out[third], rebuild(out[third + 1 :])
+        batch = [*words, *(x for x in leaves if hasattr(x, "dtype"))]
+        if packed is None or not packed.holds(lists):
+            if self.why is not None:
+                raise self.why
+            if not replayable(self._backend, [x for arrays in lists for x in arrays]):
+                raise Unreplayable("an array of the state is of another kind", told=True)
+            packed = Packed(self._backend.replay, lists)
+        if not replayable(self._backend, batch):
+            raise Unreplayable("an array of the batch is of another kind", told=True)
+        self._packed, self._words = packed, len(words)
+        count = len(packed.arguments)
+        out, rebuild = self._replayed([*packed.arguments, *batch], range(count), packed.layout)
+        return packed, out[0], rebuild(out[1:])
 
     def _of_arrays(self, arrays: list[Array]) -> tuple[list[Array], Any]:
-        first, second, third, fourth = self._counts
-        params, others, opt_leaves = arrays[:first], arrays[first:second], arrays[second:third]
-        given = iter(arrays[fourth:])
+        packed = self._packed
+        count = len(packed.arguments)
+        lists = packed.unpack(arrays[:count], view_of)
+        words, given = arrays[count : count + self._words], iter(arrays[count + self._words :])
         leaves = [next(given) if x is None else x for x in self._fixed]
-        found = self._step(params, others, opt_leaves, arrays[third:fourth], leaves)
-        new_params, new_others, new_opt, value, metrics = found
-        old = [*params, *others, *opt_leaves]
-        return [*write_back(old, [*new_params, *(new_others or others), *new_opt]), value, *metrics], self._box[0]
+        new_params, new_others, new_opt, value, metrics = self._step(*lists, words, leaves)
+        write_back([x for old in lists for x in old], [*new_params, *(new_others or lists[1]), *new_opt])
+        return [value, *metrics], self._box[0]
 
 
 def warn_of_eager_step(loss: Callable[..., Any], backend: Backend, why: Unreplayable) -> None:

@@ -116,7 +116,9 @@ class TrainState:
     (0, {'w': array([1., 1.])})
     """
 
-    __slots__ = ("_consumed", "_opt_state", "_others", "_params", "device", "optimizer", "seed", "spec", "step")
+    __slots__ = (
+        "_consumed", "_opt_state", "_others", "_params", "device", "optimizer", "packed", "seed", "spec", "step",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -138,6 +140,7 @@ class TrainState:
         self.seed = seed
         self.device = device
         self._consumed = False
+        self.packed: Any = None  # the same arrays as a replayed step has them
 
     @classmethod
     def create(cls, model: Any, optimizer: Any, *, seed: int = 0) -> TrainState:

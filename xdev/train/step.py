@@ -275,14 +275,17 @@ class Step:
             if len(self._compiled) > KEPT:
                 del self._compiled[next(iter(self._compiled))]
         try:
-            params, others, opt_leaves, value, metrics = found(params, others, opt_state.leaves, rng_leaves, leaves)
+            packed, value, metrics = found(state.packed, [params, others, opt_state.leaves], rng_leaves, leaves)
         except Unreplayable:
             return None
         finally:
             if found.why is not None and not self._told:
                 self._told = True
                 warn_of_eager_step(self.loss, backend, found.why)
-        return state.succeed(params, others, Flattened(opt_leaves, opt_state.treedef)), {"loss": value, **metrics}
+        params, others, opt_leaves = packed.lists
+        after = state.succeed(params, others, Flattened(opt_leaves, opt_state.treedef))
+        after.packed = packed
+        return after, {"loss": value, **metrics}
 
     # -- both ----------------------------------------------------------------------------------------
 
