@@ -66,7 +66,8 @@ def cross(
 def stay(x: Any, backend: Backend, copy: bool | None, path: Any) -> Any:
     """Return an array that is where it shall be, or a copy of it."""
     if backend.is_host:
-        check_numeric(x.dtype, _label(path))
+        if x.dtype.kind not in "biufc":  # the path of a leaf costs more than all else
+            check_numeric(x.dtype, _label(path))
     return backend.clone(x) if copy else x
 
 
@@ -209,7 +210,7 @@ def _adopt(x: Any, backend: Backend, to: Device, copy: bool | None, path: Any) -
 
 
 def _to_host(x: Any, backend: Backend, path: Any) -> np.ndarray[Any, Any]:
-    report_read(_label(path), x)
+    report_read("a transfer to the host", x)
     try:
         return backend.to_host(x)
     except _UNMOVABLE as error:
