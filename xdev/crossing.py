@@ -65,9 +65,8 @@ def cross(
 
 def stay(x: Any, backend: Backend, copy: bool | None, path: Any) -> Any:
     """Return an array that is where it shall be, or a copy of it."""
-    if backend.is_host:
-        if x.dtype.kind not in "biufc":  # the path of a leaf costs more than all else
-            check_numeric(x.dtype, _label(path))
+    if backend.is_host and x.dtype.kind not in "biufc":  # the path of a leaf costs more than all else
+        check_numeric(x.dtype, _label(path))
     return backend.clone(x) if copy else x
 
 

@@ -7,13 +7,15 @@ each call, which costs about as much as the work done in it. Each thread has its
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 import threading
 from typing import Any
 
 import numpy as np
 
-__all__ = ["empty"]
+__all__ = ["COUNTS", "empty", "trim"]
 
 SMALLEST = 32 * 1024
 """Bytes from which an array is kept; below, the C library keeps the memory itself."""
@@ -47,7 +49,7 @@ def _count_of_unheld() -> int:
 
 
 _FREE = _count_of_unheld()
-_COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()  # without the lock, counts say nothing
+COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()  # without the lock, counts say nothing
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -59,7 +61,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Any:
         if found is not None:
             return found
     x = np.empty(shape, dtype)
-    if x.nbytes < SMALLEST or not _COUNTS or (row is not None and len(row) >= PER_KIND) or x.nbytes > KEPT // 4:
+    if x.nbytes < SMALLEST or not COUNTS or (row is not None and len(row) >= PER_KIND) or x.nbytes > KEPT // 4:
         return x
     if _shelf.nbytes + x.nbytes > KEPT:
         _shelf.arrays.clear()
@@ -70,3 +72,16 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Any:
     row.append(x)
     _shelf.nbytes += x.nbytes
     return x
+
+
+_give_back: Any = None
+with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc has it
+    _give_back = ctypes.CDLL(None).malloc_trim
+
+
+def trim() -> None:
+    """Let go of all memory that this thread keeps, and have the C library give back what is free."""
+    _shelf.arrays.clear()
+    _shelf.nbytes = 0
+    if _give_back is not None:
+        _give_back(0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import functions
+from .buffers import COUNTS, trim
 
 __all__ = ["KIT"]
 
@@ -18,6 +19,8 @@ class Kit:
     functions = functions
     arrays = (np.ndarray,)
     scalars = (np.generic,)
+    counts = COUNTS
+    """Whether counts of references say who holds an array."""
     writing = frozenset({"copyto", "put", "shift_rows"})
     """Functions that write into their first argument."""
 
@@ -82,6 +85,10 @@ class Kit:
         raw = np.empty(nbytes + 64, np.uint8)
         start = -self.address(raw) % 64
         return raw[start : start + nbytes]
+
+    def trim(self) -> None:
+        """Free memory that eager calls would use again."""
+        trim()
 
     def same(self, a: Any, b: Any) -> bool:
         """Return whether two arrays are equal bit for bit."""

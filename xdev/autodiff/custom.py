@@ -86,6 +86,7 @@ def _pull_by_rule(xp: Any, g: Leaves, saved: _Saved, *args: Any, backward: Any, 
 
 
 _RULED = Primitive("custom_vjp", _run_forward, _pull_by_rule, saves=True)
+_RULED.in_parts = True
 
 
 def remat(function: Callable[[Leaves], Leaves], arrays: Leaves, /) -> Leaves:
@@ -142,6 +143,7 @@ def _pull_again(
 
 
 _AGAIN = Primitive("remat", _run_once, _pull_again, fresh=True)
+_AGAIN.in_parts = True
 
 
 def _plain(x: Any) -> Any:

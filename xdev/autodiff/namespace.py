@@ -27,6 +27,7 @@ class NativeNamespace:
         self._native = native
         self.below = self
         self.kernels = getattr(native, "kernels_", None)  # in the place of the backend's, where calls are recorded
+        self.whole = getattr(native, "whole_", None)  # calls a function, recorded as one
 
     def __getattr__(self, name: str) -> Any:
         if name in INTERNAL:
@@ -85,7 +86,9 @@ class TracedNamespace:
             if len(rules) == 1 and rules[0] is not None and name not in WITH_ARRAYS:
                 return single(name, native, rules[0], xp, name in FRESH)
             forward = lambda below, *args, **kwargs: native(*args, **kwargs)  # noqa: E731
-            return Primitive(name, forward, rules, fresh=name in FRESH, values=name not in SHAPES_ONLY)
+            made = Primitive(name, forward, rules, fresh=name in FRESH, values=name not in SHAPES_ONLY)
+            made.in_parts = True
+            return made
         return _without_rule(name, native, xp)
 
     def constant(self, value: Any) -> TracedArray:

@@ -7,6 +7,7 @@ operations and what users add.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ..device import namespace
@@ -54,6 +55,9 @@ class Primitive:
     [array(12.)]
     """
 
+    in_parts = False
+    """Whether all that it calls are functions of `xp`, so that a recording may look inside."""
+
     def __init__(
         self,
         name: str,
@@ -76,16 +80,21 @@ class Primitive:
         """Compute the function; record it if an argument is traced."""
         return self._record(args, kwargs)
 
+    def _part(self, xp: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a forward function or a rule of `xp`; recorded as one call, where that is done."""
+        whole = None if self.in_parts else getattr(xp, "whole", None)
+        return partial(function, xp) if whole is None else partial(whole, self.name, function)
+
     def _run(self, xp: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Compute the function one level below."""
-        return self._forward(xp, *args, **kwargs)
+        return self._part(xp, self._forward)(*args, **kwargs)
 
     def _pull(self, xp: Any, g: Any, y: Any, args: Any, kwargs: dict[str, Any], indices: Any) -> Any:
         """Return the cotangents of the arguments; `indices` holds -1 where none is needed."""
         if callable(self._rule):
-            return self._rule(xp, g, y, *args, needs=[k != -1 for k in indices], **kwargs)
+            return self._part(xp, self._rule)(g, y, *args, needs=[k != -1 for k in indices], **kwargs)
         return [
-            rule(xp, g, y, *args, **kwargs) if index != -1 and rule is not None else None
+            self._part(xp, rule)(g, y, *args, **kwargs) if index != -1 and rule is not None else None
             for rule, index in zip(self._rule, indices, strict=False)
         ]
 

@@ -17,20 +17,9 @@ from .array import TracedArray, unwrap
 from .tape import Tape, send
 
 __all__ = [
-    "NEG_ONE",
-    "ONE",
-    "SCALARS",
-    "Pullback",
-    "binary",
-    "fill",
-    "innermost",
-    "no_gradient",
-    "push",
-    "single",
-    "strip",
-    "unary",
-    "wrap_constant",
-]
+    "NEG_ONE", "ONE", "SCALARS", "Pullback", "binary", "fill", "innermost", "no_gradient", "push", "single", "strip",
+    "unary", "wrap_constant",
+]  # fmt: skip
 
 ONE = 1
 """The partial derivative 1: the cotangent passes as it is."""

@@ -50,6 +50,8 @@ class Op(Primitive):
         Whether `generic` returns what the rule wants besides.
     """
 
+    in_parts = True
+
     def __init__(
         self, name: str, generic: Callable[..., Any], rule: Callable[..., Sequence[Any]], *, saves: bool = False
     ) -> None:

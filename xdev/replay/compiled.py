@@ -134,6 +134,7 @@ class Replayed:
                 recorder.refuse("it returns an array that a differentiation outside of it follows")
             parts = [recorder.part(x) if isinstance(x, self._kit.arrays) else None for x in raw]
         outputs = [self._returned(x, part) for x, part in zip(raw, parts, strict=True)]
+        self._kit.trim()
         try:
             if recorder.why is not None:
                 raise recorder.why
@@ -167,6 +168,7 @@ class Replayed:
             replayed = entry.program(copies)
         except CheckFailed:
             raise Unreplayable("a check of values fails") from None
+        entry.program.release()  # so that its arena and the function's arrays are not there at once
         outputs, _, rest = self._record(arrays)
         entry.checked = True
         same = len(outputs) == len(replayed) and all(map(kit.same, outputs, replayed))

@@ -10,7 +10,7 @@ import functools
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .plan import Plan
@@ -55,7 +55,7 @@ class Program:
         self.plan = plan
         self._kit = kit
         self._lock = threading.Lock()
-        self._arena = kit.arena(plan.nbytes)
+        self._arena: Any = None
         self._forms = [_form(call, kit) for call in plan.calls]
         self._uses: dict[int, list[int]] = defaultdict(list)  # entries by argument
         self._results: dict[int, list[int]] = defaultdict(list)  # entries by output memory
@@ -100,14 +100,21 @@ class Program:
                 function(*args)
             return [take(frame, arrays) for take in self._takes]
 
+    def release(self) -> None:
+        """Free the arena until the next call."""
+        self._arena = None
+        self._frames.clear()
+        self._views.clear()
+
     def _frame(self, arrays: Sequence[Any]) -> _Frame:
         """Return bound calls whose outputs nobody holds."""
         for frame in self._frames:
-            if all(_count(frame.outputs, number) == count for number, count in frame.counts.items()):
+            free = all(_count(frame.outputs, number) == count for number, count in frame.counts.items())
+            if free and (self._kit.counts or not frame.counts):
                 return frame
         if len(self._frames) < FRAMES:
             frame = _Frame([self._entry(form, None, arrays) for form in self._forms])
-            frame.bound = list(arrays)
+            frame.bound = [None if place in self._copied else x for place, x in enumerate(arrays)]
             self._frames.append(frame)
         else:
             frame = self._frames.pop(0)
@@ -156,6 +163,8 @@ class Program:
         key = (memory.number, *part[1:])
         if key not in self._views:
             offset = self.plan.offsets.get(memory.number)
+            if offset is not None and self._arena is None:
+                self._arena = self._kit.arena(self.plan.nbytes)
             root = memory.root if offset is None else self._arena
             self._views[key] = self._kit.view(root, part.offset + (offset or 0), *part[2:])
         return self._views[key]
@@ -182,8 +191,8 @@ def _form(call: Call, kit: Any) -> tuple[Callable[..., Any], tuple[Any, ...], di
         return _guard, (function, *args), {}
     if not call.results:
         return function, args, kwargs
+    result = call.results[0]
     if len(call.results) == 1:
-        result = call.results[0]
         if getattr(function, "nin", 0) == len(args) and not kwargs:
             args = kit.operands(args, result)
             return (function, args, {"out": result}) if call.name in KEYWORD else (function, (*args, result), {})
@@ -191,20 +200,25 @@ def _form(call: Call, kit: Any) -> tuple[Callable[..., Any], tuple[Any, ...], di
         formed = None if found is None else found(result, *args, **kwargs)
         if formed is not None:
             return formed[0], formed[1], {}
-        return _into, (kit.functions.copyto, result, function, *args), kwargs
-    return _into_all, (kit.functions.copyto, call.results, kit.arrays + kit.scalars, function, *args), kwargs
+    return functools.partial(_into, kit, call.places), (call.results, function, *args), kwargs
 
 
-def _into(copyto: Callable[..., Any], into: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    result = function(*args, **kwargs)
-    copyto(into, result if hasattr(result, "dtype") else next(iter(result)))
-
-
-def _into_all(
-    copyto: Callable[..., Any], into: Any, arrays: Any, function: Callable[..., Any], *args: Any, **kwargs: Any
+def _into(
+    kit: Any, places: Sequence[int], into: Sequence[Any], function: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> None:
-    for slot, result in zip(into, [x for x in function(*args, **kwargs) if isinstance(x, arrays)], strict=True):
-        copyto(slot, result)
+    result = function(*args, **kwargs)
+    arrays = [result] if len(places) == 1 and hasattr(result, "dtype") else list(_arrays(result, kit))
+    for slot, place in zip(into, places, strict=True):
+        kit.functions.copyto(slot, arrays[place])
+
+
+def _arrays(result: Any, kit: Any) -> Iterator[Any]:
+    """Yield the arrays of a result, as the recorder numbers them."""
+    if isinstance(result, tuple | list):
+        for item in result:
+            yield from _arrays(item, kit)
+    elif isinstance(result, kit.arrays + kit.scalars):
+        yield result
 
 
 def _guard(check: Callable[..., bool], *args: Any) -> None:

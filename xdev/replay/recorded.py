@@ -123,6 +123,10 @@ class Recorded:
         x = self._backend.replay.array(x)
         return x if recorder.is_known(x) and recorder.part(x).memory.made else self.functions.array(x, copy=True)
 
+    def whole_(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function of a namespace and of arrays, recorded as one call."""
+        return _bound(name, functools.partial(function, self._plain))(*args, **kwargs)
+
     # -- what the standard has no name for -----------------------------------------------------------
 
     def _bind(self, function: Callable[..., Any], name: str, creates: bool) -> Callable[..., Any]:

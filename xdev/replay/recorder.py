@@ -8,6 +8,7 @@ as memory that nothing has written. The recorder keeps no array of the recording
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -82,6 +83,8 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
     results: tuple[Part, ...]
     """New arrays that it returned."""
+    places: tuple[int, ...]
+    """Which of the arrays that it returned these are."""
     writes: tuple[Part, ...]
     """Arrays that it was given to write into."""
 
@@ -173,18 +176,18 @@ class Recorder:
         written = self._written(name, function, args, kwargs)
         given = self.parts(args), {key: self.parts(value) for key, value in kwargs.items()}
         result = function(*args, **kwargs)
-        fresh: list[Part] = []
+        fresh: dict[int, Part] = {}
         outputs = [id(x) for x in written]
-        result = self._result(result, outputs, fresh)
+        result = self._result(result, outputs, fresh, itertools.count())
         writes = tuple(self.part(x) for x in written)
         if fresh or writes:
             if name in BY_VALUE:
                 self.refuse(f"{name}() has a result whose shape depends on the values of an array")
-            self.calls.append(Call(name, function, *given, tuple(fresh), writes))
-            read = [part.memory.fixed for part in parts_of(given)]
-            if not writes and all(read) and len(fresh) == 1:
-                fresh[0].memory.fixed = True
-                fresh[0].memory.root = self.kit.root(result)
+            self.calls.append(Call(name, function, *given, tuple(fresh.values()), tuple(fresh), writes))
+            if not writes and all(part.memory.fixed for part in parts_of(given)) and list(fresh) == [0]:
+                memory = fresh[0].memory
+                if isinstance(result, self.kit.arrays):
+                    memory.fixed, memory.root = True, self.kit.root(result)
         for part in writes:
             memory = part.memory
             memory.written = True
@@ -203,20 +206,20 @@ class Recorder:
         out = kwargs.get("out", args[nin:] if (nin := getattr(function, "nin", 0)) else None)
         return [] if out is None else list(out) if type(out) is tuple else [out]
 
-    def _result(self, result: Any, written: list[int], fresh: list[Part]) -> Any:
+    def _result(self, result: Any, written: list[int], fresh: dict[int, Part], number: Iterator[int]) -> Any:
         """Return a result, scalars of the framework as arrays; collect what is new."""
         kind = type(result)
         if isinstance(result, self.kit.scalars):
             result = self.kit.array(result)
         elif isinstance(result, tuple | list):
-            items = [self._result(item, written, fresh) for item in result]
+            items = [self._result(item, written, fresh, number) for item in result]
             return kind(*items) if hasattr(result, "_fields") else kind(items)
         elif not isinstance(result, self.kit.arrays):
             return result
+        place = next(number)
         if id(result) not in written and not self.is_known(result):
-            memory = self._new(self.kit.root(result))
-            fresh.append(self.part(result))
-            assert fresh[-1].memory is memory
+            self._new(self.kit.root(result))
+            fresh[place] = self.part(result)
         return result
 
     def refuse(self, why: str, told: bool = False) -> None:
@@ -227,7 +230,7 @@ class Recorder:
     def guard(self, check: Callable[..., bool], args: tuple[Any, ...]) -> bool:
         """Call a check on values, which a replay repeats; where it fails, the function runs eagerly."""
         passed = check(*args)
-        self.calls.append(Call("guard", check, self.parts(args), {}, (), ()))
+        self.calls.append(Call("guard", check, self.parts(args), {}, (), (), ()))
         if not passed:
             self.refuse("a check of values fails")
         return passed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,8 +63,11 @@ class Packed:
         self.layout = tuple(tuple(where) for where in places)
 
     def holds(self, lists: Sequence[list[Array]]) -> bool:
-        """Return whether these are the lists that it holds."""
-        return all(mine is other for mine, other in zip(self.lists, lists, strict=True))
+        """Return whether these are the arrays that it holds."""
+        return all(
+            mine is other or (len(mine) == len(other) and all(map(operator.is_, mine, other)))
+            for mine, other in zip(self.lists, lists, strict=True)
+        )
 
     def unpack(
         self, arguments: Sequence[Any], view: Callable[[Any, int, int, tuple[int, ...]], Any]

@@ -12,7 +12,9 @@ from ..errors import ArrayTypeError, GradientError, StaleStateError
 from ..floating import holding, is_wide
 from ..optim import Optimizer
 from ..random import Generator
+from ..replay import replayable
 from ..tree_marks import trainable_mask
+from .packed import Packed
 
 __all__ = ["ModelSpec", "TrainState"]
 
@@ -180,7 +182,17 @@ class TrainState:
             params = [backend.clone(backend.stop_gradient(x)) for x in params]
             others = [backend.clone(backend.stop_gradient(x)) for x in others]
             opt_state = _start(optimizer, params, backend)
-        return cls(spec, params, others, opt_state, 0, seed, device, optimizer)
+            return cls(spec, params, others, opt_state, 0, seed, device, optimizer)._pack()
+
+    def _pack(self) -> TrainState:
+        """Bring the arrays to where steps that are replayed want them; return the state."""
+        flat, backend = self.flat_opt_state(), self.device.backend
+        lists = [self._params, self._others, flat.leaves]
+        if replayable(backend, [x for arrays in lists for x in arrays]):
+            self.packed = Packed(backend.replay, lists)
+            self._params, self._others, leaves = self.packed.lists
+            self._opt_state = Flattened(leaves, flat.treedef)
+        return self
 
     def _live(self) -> None:
         if self._consumed:
@@ -238,7 +250,8 @@ class TrainState:
         with self.device.scope(), holding(backend, [*self._params, *self._others]):
             params, others = [clone(x) for x in self._params], [clone(x) for x in self._others]
             opt_state = tree.map(clone, self.opt_state)
-        return TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device, self.optimizer)
+            made = TrainState(self.spec, params, others, opt_state, self.step, self.seed, self.device, self.optimizer)
+            return made._pack()
 
     __copy__ = copy  # a shallow one would look live after its arrays have been updated or donated
 
