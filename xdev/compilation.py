@@ -15,12 +15,12 @@ from . import registry, tree
 from .contract import Backend
 from .device import native_of, scope_of
 from .differentiation import argument_numbers, check_function, named, take_apart
-from .errors import ArrayTypeError, ReplayWarning, TracedValueError, a
-from .explanation import explained
+from .errors import ArrayTypeError, TracedValueError, a
+from .explanation import Surroundings, explained
 from .floating import default_float, is_wide
-from .ledger import caller, warn
+from .ledger import caller
 from .random import tracing
-from .replay import KEPT, Replayed, Unreplayable, replayable
+from .replay import Forms, Replayed, Unreplayable, replayable
 
 __all__ = ["compile_function", "jit"]
 
@@ -40,18 +40,26 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     Returns
     -------
     callable
-        Compiles once for each structure, shape and dtype on backends that compile; runs the function elsewhere.
+        Compiles once for each structure, shape and dtype on backends that compile. On NumPy it records once for each
+        shape, layout and dtype, and for each value of Python numbers among the arguments and of those that the function
+        takes from outside by name; later calls replay that. Elsewhere it runs the function.
 
     Raises
     ------
     ArrayTypeError
         If `static_argnums` are no integers; when called, if a static argument does not hash.
     TracedValueError
-        When called, on backends that compile: if the function needs the value of an array, as `if` and `float` do.
+        When called, on backends that compile or replay: if the function needs the value of an array, as `if` and
+        `float` do.
     RandomError
         When called: if the function draws from a generator that it takes from outside, on every backend.
     DeviceMismatchError
         When called: if an array that the function takes from outside is on another device.
+
+    Warns
+    -----
+    ReplayWarning
+        When called, once: if the function cannot be replayed, and runs eagerly.
 
     Examples
     --------
@@ -69,6 +77,7 @@ def compile_function(
     """Compile a function as `jit` does, but run it eagerly where nothing compiles unless it `replays`."""
     numbers = argument_numbers("static_argnums", static_argnums)
     kept: dict[Any, Any] = {}
+    forms = _Surrounded(f)
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -86,9 +95,9 @@ def compile_function(
         if replays and replayable(backend, [x for x in arrays if hasattr(x, "dtype")]):
             same = (treedef, tuple(dynamic), tuple(places), constants, values, default_float.get())
             try:
-                return _replay(f, backend, same, arrays, args, kwargs, static, kept)
-            except Unreplayable:
-                pass
+                return _replay(f, backend, same, arrays, args, kwargs, static, forms)
+            except Unreplayable as why:
+                forms.tell(why, functools.partial(_eagerly, f, backend))
         if type(backend).jit is Backend.jit:
             placed = [x for x in arrays if registry.find_backend(x) is backend]
             function, box = _compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
@@ -120,35 +129,46 @@ def _replay(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     static: set[int],
-    kept: dict[Any, Any],
+    forms: _Surrounded,
 ) -> Any:
     """Call a function that is recorded and replayed; Python numbers are the same for all calls of a recording."""
     treedef, dynamic, places, constants, _, _ = same
     fixed = tuple(None if hasattr(x, "dtype") else x for x in arrays)
-    key = (backend, *same, fixed, tuple(map(type, (*constants, *fixed))))
     _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
-    replayed = kept.get(key)
-    if replayed is None:
+
+    def make() -> Replayed:
         function, box = _of_arrays(f, treedef, list(dynamic), list(places), constants, args, static)
 
         def of_given(leaves: list[Any]) -> tuple[list[Any], Any]:
             moving = iter(leaves)
             return function([next(moving) if x is None else x for x in fixed]), box[0]
 
-        replayed = kept[key] = Replayed(of_given, backend, _no_value)
-        if len(kept) > KEPT:
-            del kept[next(iter(kept))]
+        return Replayed(of_given, backend, _no_value)
+
+    key = (backend, *same, fixed, tuple(map(type, (*constants, *fixed))), forms.surroundings.now())
+    replayed = forms.get(key, make)
     given = [x for x in arrays if hasattr(x, "dtype")]
-    untold = replayed.why is None
     with explained(backend, named(args, kwargs), f), scope_of(given[0]):
         out, rebuild = replayed(given)
-    if untold and replayed.why is not None and not replayed.why.told:
-        warn(
-            f"xdev.jit runs {getattr(f, '__name__', 'the function')} eagerly on {backend}, without replaying it: "
-            f"{replayed.why}",
-            ReplayWarning,
-        )
+    forms.tell(replayed.why, functools.partial(_eagerly, f, backend))
     return rebuild(out)
+
+
+class _Surrounded(Forms):
+    """The forms of a function that takes numbers from outside."""
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        super().__init__()
+        self._function = f
+
+    @functools.cached_property
+    def surroundings(self) -> Surroundings:
+        return Surroundings(self._function)
+
+
+def _eagerly(f: Callable[..., Any], backend: Backend, why: Unreplayable) -> str:
+    name = getattr(f, "__name__", "the function")
+    return f"xdev.jit runs {name} eagerly on {backend}, without replaying it: {why}"
 
 
 def _no_value(what: str) -> None:

@@ -21,7 +21,7 @@ from .device_search import Device
 from .errors import DeviceMismatchError, GradientError, XdevError
 from .locking import refusal
 
-__all__ = ["captured", "explained"]
+__all__ = ["Surroundings", "captured", "explained"]
 
 Roots = list[tuple[str, Any]] | Callable[[], list[tuple[str, Any]]]
 """Named trees, or what makes them when an error needs them."""
@@ -219,3 +219,46 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+class Surroundings:
+    """The numbers and words that a function takes from outside by name, so that it is seen when one changes.
+
+    Followed are closures, globals and attributes of what a method is bound to, and functions found there, three deep.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self._cells: list[types.CellType] = []
+        self._names: list[tuple[dict[str, Any], str]] = []
+        seen: set[int] = set()
+        level = [function]
+        for _ in range(DEPTH):
+            level = [found for called in level if id(called) not in seen for found in self._look(called, seen)]
+
+    def _look(self, function: Any, seen: set[int]) -> Iterator[Any]:
+        """Note what is a number or a word, and yield functions."""
+        seen.add(id(function))
+        for _, value in _outside(function):
+            if isinstance(value, types.FunctionType | types.MethodType | functools.partial):
+                yield value
+        code = getattr(function, "__code__", None)
+        if isinstance(code, types.CodeType):
+            owners = [getattr(function, "__globals__", {})]
+            its = getattr(getattr(function, "__self__", None), "__dict__", None)
+            owners += [its] if isinstance(its, dict) else []
+            names = list(dict.fromkeys(_names(code)))
+            self._names += [(owner, n) for owner in owners for n in names if type(owner.get(n)) in _SIMPLE]
+            self._cells += getattr(function, "__closure__", None) or ()
+
+    def now(self) -> tuple[Any, ...]:
+        """Return the values of this moment, each with its type; hashable."""
+        found = [owner.get(name) for owner, name in self._names]
+        for cell in self._cells:
+            try:
+                found.append(cell.cell_contents)
+            except ValueError:  # not assigned
+                found.append(None)
+        return tuple((type(x), x if type(x) in _SIMPLE else None) for x in found)
+
+
+_SIMPLE = frozenset({bool, int, float, complex, str})

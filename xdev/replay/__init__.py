@@ -6,7 +6,7 @@ the library does not know of it: a recording is a namespace that writes down wha
 
 from __future__ import annotations
 
-from .compiled import KEPT, Replayed, apart, replayable, update_in_place, view_of, write_back
+from .compiled import Forms, Replayed, apart, replayable, update_in_place, view_of, write_back
 from .recorder import Unreplayable
 
-__all__ = ["KEPT", "Replayed", "Unreplayable", "apart", "replayable", "update_in_place", "view_of", "write_back"]
+__all__ = ["Forms", "Replayed", "Unreplayable", "apart", "replayable", "update_in_place", "view_of", "write_back"]

@@ -13,6 +13,8 @@ from typing import Any
 from ..autodiff.array import TracedArray, constant, recording, unwrap
 from ..contract import Backend
 from ..device import namespace
+from ..errors import ReplayWarning
+from ..ledger import warn
 from .plan import make_plan
 from .program import CheckFailed, Program
 from .recorded import recorded_namespace
@@ -22,14 +24,64 @@ __all__ = ["Replayed", "apart", "replayable", "update_in_place", "write_back"]
 
 KEPT = 16
 """Plans that one function keeps; the one that was not used for longest goes first."""
-PATIENCE = 64
-"""Recordings more than replays after which a function is no longer recorded: its layouts never come back."""
+
+
+class Patience:
+    """Whether to record once more: not where what was recorded never comes back."""
+
+    LIMIT = 64
+
+    def __init__(self) -> None:
+        self._left = self.LIMIT
+
+    def hit(self) -> None:
+        """Note that a recording was of use."""
+        self._left = min(self._left + 1, self.LIMIT)
+
+    def miss(self) -> None:
+        """Note that something is recorded."""
+        self._left -= 1
+        if self._left < 0:
+            raise Unreplayable("arguments, or numbers that it takes from outside, are others in each call")
 
 
 def replayable(backend: Backend, arrays: Sequence[Any]) -> bool:
     """Return whether functions of these arrays can be recorded."""
     kit = backend.replay
     return kit is not None and all(isinstance(x, kit.arrays + kit.scalars) for x in arrays)
+
+
+class Forms:
+    """The recorded forms of one function, by what is the same in all calls of one."""
+
+    def __init__(self) -> None:
+        self._forms: dict[Any, Any] = {}
+        self._patience = Patience()
+        self._told = False
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return the form for a key, or make it.
+
+        Raises
+        ------
+        Unreplayable
+            If too many were made that were not used again.
+        """
+        found = self._forms.get(key)
+        if found is not None:
+            self._patience.hit()
+            return found
+        self._patience.miss()
+        found = self._forms[key] = make()
+        if len(self._forms) > KEPT:
+            del self._forms[next(iter(self._forms))]
+        return found
+
+    def tell(self, why: Unreplayable | None, message: Callable[[Unreplayable], str]) -> None:
+        """Warn, once, of why the function runs eagerly."""
+        if why is not None and not why.told and not self._told:
+            self._told = True
+            warn(message(why), ReplayWarning)
 
 
 class _Entry:
@@ -80,7 +132,7 @@ class Replayed:
         self._backend = backend
         self._kit = backend.replay
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
-        self._patience = PATIENCE
+        self._patience = Patience()
         self.why: Unreplayable | None = None
         self.recordings = 0
 
@@ -99,10 +151,10 @@ class Replayed:
         key = (layout, *[(x.shape, x.strides, x.dtype) for x in arrays])
         entry = self._entries.get(key)
         if entry is None:
-            if self.why is not None or self._patience <= 0:
-                raise self.why or Unreplayable("no two calls have arguments of the same shapes, strides and dtypes")
-            self._patience -= 1
+            if self.why is not None:
+                raise self.why
             try:
+                self._patience.miss()
                 outputs, program, rest = self._record(arrays)
             except Unreplayable as why:
                 self.why = why
@@ -116,11 +168,11 @@ class Replayed:
         self._entries.move_to_end(key)
         if not entry.checked:
             return self._check(entry, arrays, donated)
-        self._patience = min(self._patience + 1, PATIENCE)
+        self._patience.hit()
         try:
             return entry.program(arrays), entry.rest
         except CheckFailed:
-            raise Unreplayable("a check of values fails") from None
+            raise Unreplayable("a check of values fails", told=True) from None
 
     def _record(self, arrays: Sequence[Any]) -> tuple[list[Any], Program | None, Any]:
         """Call the function; return its arrays, the program if it can be replayed, and what else it returned."""
@@ -167,7 +219,7 @@ class Replayed:
         try:
             replayed = entry.program(copies)
         except CheckFailed:
-            raise Unreplayable("a check of values fails") from None
+            raise Unreplayable("a check of values fails", told=True) from None
         entry.program.release()  # so that its arena and the function's arrays are not there at once
         outputs, _, rest = self._record(arrays)
         entry.checked = True

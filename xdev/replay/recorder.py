@@ -232,7 +232,7 @@ class Recorder:
         passed = check(*args)
         self.calls.append(Call("guard", check, self.parts(args), {}, (), (), ()))
         if not passed:
-            self.refuse("a check of values fails")
+            self.refuse("a check of values fails", told=True)
         return passed
 
     @contextlib.contextmanager

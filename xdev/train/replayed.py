@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..contract import Array, Backend
-from ..errors import ReplayWarning
-from ..ledger import warn
 from ..replay import Replayed, Unreplayable, replayable, view_of, write_back
 from .packed import Packed
 
-__all__ = ["ReplayedStep", "warn_of_eager_step"]
+__all__ = ["ReplayedStep", "eager_step"]
 
 
 class ReplayedStep:
@@ -99,14 +97,11 @@ class ReplayedStep:
         return [value, *metrics], self._box[0]
 
 
-def warn_of_eager_step(loss: Callable[..., Any], backend: Backend, why: Unreplayable) -> None:
-    """Say that a step stays eager."""
-    if why.told:
-        return
+def eager_step(loss: Callable[..., Any], backend: Backend, why: Unreplayable) -> str:
+    """Return the words for a step that stays eager."""
     code = getattr(loss, "__code__", None)
     place = "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
-    warn(
+    return (
         f"the training step runs eagerly on {backend}, without replaying the loss{place}: {why}. It is right, and "
-        "takes longer",
-        ReplayWarning,
+        "takes longer"
     )

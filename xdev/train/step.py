@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .. import registry, tree
@@ -12,13 +13,13 @@ from ..contract import Array, Backend, dtype_name
 from ..device import common_device, namespace
 from ..differentiation import constants, differentiate, is_complex, names_of, take_apart
 from ..errors import ArrayTypeError, GradientError, TrainingError, a
-from ..explanation import explained
+from ..explanation import Surroundings, explained
 from ..floating import default_float
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
-from ..replay import KEPT, Unreplayable, apart, update_in_place
+from ..replay import Forms, Unreplayable, apart, update_in_place
 from .promotion import warn_of_promotion
-from .replayed import ReplayedStep, warn_of_eager_step
+from .replayed import ReplayedStep, eager_step
 from .signature import check_loss, extras, takes_rng
 from .state import Flattened, ModelSpec, TrainState
 
@@ -61,6 +62,8 @@ def make_step(loss: Callable[..., Any], optimizer: Any) -> Step:
     -----
     PromotionWarning
         In the first call: if the loss, or the model after the step, is float64 and the model was not.
+    ReplayWarning
+        When called, once: if the step could be recorded and replayed on this backend, but for the loss.
 
     Examples
     --------
@@ -100,7 +103,8 @@ class Step:
         self._extras = frozenset() if isinstance(optimizer, Optimizer) else extras(optimizer.update)
         self.compilations = 0
         self._begun = False
-        self._told = False
+        self._forms = Forms()
+        self._surroundings: Surroundings | None = None
         self._optimizers: list[Any] = [optimizer]
         self._compiled: dict[Any, Any] = {}
 
@@ -264,24 +268,26 @@ class Step:
         opt_state = state.flat_opt_state()
         rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
         fixed = [(type(leaf), leaf) for leaf in leaves if not hasattr(leaf, "dtype")]
-        key = (backend, state.spec, treedef, opt_state.treedef, default_float.get(), *fixed)
+
+        def make() -> ReplayedStep:
+            step, box = self._step_of_arrays(backend, state.spec, treedef, opt_state.treedef, rng_treedef)
+            return ReplayedStep(step, box, backend, leaves)
+
+        if self._surroundings is None:
+            self._surroundings = Surroundings(self.loss)
+        key = (backend, state.spec, treedef, opt_state.treedef, default_float.get(), self._surroundings.now(), *fixed)
+        message = partial(eager_step, self.loss, backend)
         try:
-            found: Any = self._compiled.get(key)
+            hash(key)
         except TypeError:  # a leaf of the batch does not hash
             return None
-        if found is None:
-            step, box = self._step_of_arrays(backend, state.spec, treedef, opt_state.treedef, rng_treedef)
-            found = self._compiled[key] = ReplayedStep(step, box, backend, leaves)
-            if len(self._compiled) > KEPT:
-                del self._compiled[next(iter(self._compiled))]
         try:
+            found = self._forms.get(key, make)
             packed, value, metrics = found(state.packed, [params, others, opt_state.leaves], rng_leaves, leaves)
-        except Unreplayable:
+        except Unreplayable as why:
+            self._forms.tell(why, message)
             return None
-        finally:
-            if found.why is not None and not self._told:
-                self._told = True
-                warn_of_eager_step(self.loss, backend, found.why)
+        self._forms.tell(found.why, message)
         params, others, opt_leaves = packed.lists
         after = state.succeed(params, others, Flattened(opt_leaves, opt_state.treedef))
         after.packed = packed
