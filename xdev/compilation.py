@@ -14,7 +14,7 @@ from typing import Any
 from . import registry, tree
 from .contract import Backend
 from .device import native_of, scope_of
-from .differentiation import argument_numbers, check_function, named, take_apart
+from .differentiation import argument_numbers, check_function, exactly, named, take_apart
 from .errors import ArrayTypeError, TracedValueError, a
 from .explanation import Surroundings, explained
 from .floating import default_float, is_wide
@@ -92,10 +92,11 @@ def compile_function(
         constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
         values = tuple(args[i] for i in sorted(static))
         _check_hashable(values, [f"static_argnums={i}, but args[{i}]" for i in sorted(static)])
+        exact = tuple(map(exactly, values)), tuple(map(exactly, constants))
         if replays and replayable(backend, [x for x in arrays if hasattr(x, "dtype")]):
-            same = (treedef, tuple(dynamic), tuple(places), constants, values, default_float.get())
+            same = (treedef, tuple(dynamic), tuple(places), exact, default_float.get())
             try:
-                return _replay(f, backend, same, arrays, args, kwargs, static, forms)
+                return _replay(f, backend, same, constants, arrays, args, kwargs, static, forms)
             except Unreplayable as why:
                 forms.tell(why, functools.partial(_eagerly, f, backend))
         if type(backend).jit is Backend.jit:
@@ -106,7 +107,7 @@ def compile_function(
             return box[0](out)
         # With the shapes, since what is no array in the result may depend on them.
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
-        key = (backend, treedef, tuple(dynamic), tuple(places), constants, values, shapes, default_float.get())
+        key = (backend, treedef, tuple(dynamic), tuple(places), exact, shapes, default_float.get())
         _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
         if key not in kept:
             wide = any(map(is_wide, arrays))
@@ -125,6 +126,7 @@ def _replay(
     f: Callable[..., Any],
     backend: Backend,
     same: tuple[Any, ...],
+    constants: tuple[Any, ...],
     arrays: list[Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -132,7 +134,7 @@ def _replay(
     forms: _Surrounded,
 ) -> Any:
     """Call a function that is recorded and replayed; Python numbers are the same for all calls of a recording."""
-    treedef, dynamic, places, constants, _, _ = same
+    treedef, dynamic, places, _, _ = same
     fixed = tuple(None if hasattr(x, "dtype") else x for x in arrays)
     _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
 
@@ -145,7 +147,7 @@ def _replay(
 
         return Replayed(of_given, backend, _no_value)
 
-    key = (backend, *same, fixed, tuple(map(type, (*constants, *fixed))), forms.surroundings.now())
+    key = (backend, *same, tuple(map(exactly, fixed)), forms.surroundings.now())
     replayed = forms.get(key, make)
     given = [x for x in arrays if hasattr(x, "dtype")]
     with explained(backend, named(args, kwargs), f), scope_of(given[0]):

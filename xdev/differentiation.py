@@ -19,6 +19,7 @@ __all__ = [
     "check_function",
     "constants",
     "differentiate",
+    "exactly",
     "fitting_cotangent",
     "is_complex",
     "is_differentiable",
@@ -204,6 +205,14 @@ def take_apart(out: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
         )
 
     return arrays, rebuild
+
+
+def exactly(value: Any) -> Any:
+    """Return what is equal only for values that are the same to a function: not 1, 1.0 and True, nor 0.0 and -0.0."""
+    kind = type(value)
+    if kind is tuple:
+        return kind, tuple(map(exactly, value))
+    return kind, repr(value) if kind in (float, complex) else value
 
 
 # -- arguments ---------------------------------------------------------------------------------------

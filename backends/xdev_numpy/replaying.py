@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,18 @@ class Kit:
     """Whether counts of references say who holds an array."""
     writing = frozenset({"copyto", "put", "shift_rows"})
     """Functions that write into their first argument."""
+
+    def where(self, arrays: Any) -> Any:
+        """Return what a plan belongs to beside the layouts of its arguments: nothing, on the host."""
+        return
+
+    def holders(self, x: Any) -> int:
+        """Return how many refer to an array; its views do."""
+        return sys.getrefcount(x)
+
+    def sample(self, x: Any) -> bytes:
+        """Return some elements of an array, by which it is told from others."""
+        return bytes(x.flat[:: max(1, x.size // 256)].tobytes())
 
     def root(self, x: Any) -> Any:
         """Return the array that owns the memory of `x`."""
@@ -46,7 +59,7 @@ class Kit:
             return self._other(x)
 
     def _other(self, x: Any) -> Any:
-        return np.asarray(_Memory(x))
+        return np.asarray(_Memory(x)).view(x.dtype)
 
     def view(self, root: Any, offset: int, shape: Any, strides: Any, dtype: Any) -> Any:
         """Return an array at an offset in bytes of the memory of another."""
@@ -121,31 +134,27 @@ def _fits(a: float, dtype: Any) -> bool:
     return not math.isfinite(a) or abs(a) <= float(np.finfo(dtype).max)
 
 
-def _reduction(function: Any) -> Any:
-    def form(result: Any, x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:
-        return function.reduce, (x, axis, dtype, result, keepdims)
-
-    return form
-
-
-def _method(function: Any) -> Any:
-    def form(result: Any, x: Any, /, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
-        return function.reduce, (x, axis, dtype, result, keepdims)
+def _reduction(function: Any, axis: Any) -> Any:
+    def form(
+        result: Any, x: Any, /, axis: Any = axis, dtype: Any = None, out: Any = None, keepdims: Any = False, **rest: Any
+    ) -> Any:
+        return None if rest else (function.reduce, (x, axis, dtype, result, keepdims))
 
     return form
 
 
 def _copied(result: Any, x: Any, /, **kwargs: Any) -> Any:
-    return (np.copyto, (result, x)) if kwargs.get("copy") and hasattr(x, "dtype") else None
+    return (np.copyto, (result, x, "unsafe")) if kwargs.get("copy") and hasattr(x, "dtype") else None
 
 
 def _matmul(result: Any, a: Any, b: Any, /, **kwargs: Any) -> Any:
     return None if kwargs else (np.matmul, (a, b, result))
 
 
-def _filled(value: Any) -> Any:
-    def form(result: Any, *args: Any, **kwargs: Any) -> Any:
-        return np.copyto, (result, value)
+def _filled(value: Any, like: bool = False) -> Any:
+    def form(result: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
+        fixed = like or all(type(n) is int for n in (shape if type(shape) is tuple else (shape,)))
+        return (np.copyto, (result, value)) if fixed else None
 
     return form
 
@@ -155,19 +164,20 @@ def _cast(result: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 _INTO: dict[str, Any] = {
-    "add.reduce": _method(np.add),
+    "add.reduce": _reduction(np.add, 0),
     "asarray": _copied,
     "astype": _cast,
     "cast_": _cast,
     "matmul": _matmul,
-    "max": _reduction(np.maximum),
-    "maximum.reduce": _method(np.maximum),
-    "min": _reduction(np.minimum),
+    "max": _reduction(np.maximum, None),
+    "maximum.reduce": _reduction(np.maximum, 0),
+    "min": _reduction(np.minimum, None),
     "ones": _filled(1),
-    "ones_like": _filled(1),
-    "prod": _reduction(np.multiply),
-    "sum": _reduction(np.add),
+    "ones_like": _filled(1, like=True),
+    "prod": _reduction(np.multiply, None),
+    "sum": _reduction(np.add, None),
     "zeros": _filled(0),
-    "zeros_like": _filled(0),
+    "zeros_like": _filled(0, like=True),
 }
+
 KIT = Kit()

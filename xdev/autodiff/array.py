@@ -152,7 +152,8 @@ class TracedArray:
         return f"<{kind} {_read(self, repr)}>"
 
     def __format__(self, spec: str) -> str:
-        return format(self.__xdev_value__, spec) if spec else str(self)
+        told = _read(self, format)  # as one read, whatever the format
+        return format(self.__xdev_value__, spec) if spec and told else str(self)
 
     # -- indexing --------------------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ arguments than the recorded ones; the function is what it was to the caller if i
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .. import tree
 from ..autodiff.array import TracedArray, constant, recording, unwrap
 from ..contract import Backend
 from ..device import namespace
@@ -92,14 +94,17 @@ class _Entry:
     program
         None if it cannot be replayed.
     rest
-        What the function returned beside arrays.
+        What makes the result of the arrays.
+    samples
+        Of the recorded arguments; None once its results were compared with the function's for others.
     checked
-        Whether its results were compared with the function's.
+        Whether its results were compared at all.
     """
 
-    def __init__(self, program: Program | None, rest: Any) -> None:
+    def __init__(self, program: Program | None, rest: Any, samples: list[bytes]) -> None:
         self.program = program
         self.rest = rest
+        self.samples: list[bytes] | None = samples
         self.checked = False
 
 
@@ -109,7 +114,8 @@ class Replayed:
     Parameters
     ----------
     function : callable
-        Takes a list of arrays as they are recorded; returns a list of arrays, and what a replay returns beside it.
+        Takes a list of arrays as they are recorded; returns a list of arrays, and a function that makes the result of
+        such a list.
     backend : Backend
         Of the arrays.
     on_read : callable
@@ -148,26 +154,31 @@ class Replayed:
         """
         kit = self._kit
         arrays = [kit.array(x) if isinstance(x, kit.scalars) else x for x in arrays]
-        key = (layout, *[(x.shape, x.strides, x.dtype) for x in arrays])
+        key = (layout, kit.where(arrays), *[(x.shape, x.strides, x.dtype) for x in arrays])
         entry = self._entries.get(key)
         if entry is None:
             if self.why is not None:
                 raise self.why
             try:
                 self._patience.miss()
+                samples = [kit.sample(x) for x in arrays]
                 outputs, program, rest = self._record(arrays)
             except Unreplayable as why:
                 self.why = why
                 raise
-            self._entries[key] = _Entry(program, rest)
+            self._entries[key] = _Entry(program, rest, samples)
             if len(self._entries) > KEPT:
                 self._entries.popitem(last=False)
             return outputs, rest
         if entry.program is None:
             raise self.why or Unreplayable("it was not replayable before")
-        self._entries.move_to_end(key)
-        if not entry.checked:
-            return self._check(entry, arrays, donated)
+        with contextlib.suppress(KeyError):  # another thread may have dropped it
+            self._entries.move_to_end(key)
+        if entry.samples is not None:
+            others = entry.samples != [kit.sample(x) for x in arrays]
+            if others or not entry.checked:
+                entry.samples = None if others else entry.samples
+                return self._check(entry, arrays, donated)
         self._patience.hit()
         try:
             return entry.program(arrays), entry.rest
@@ -185,7 +196,10 @@ class Replayed:
             if any(type(x) is TracedArray and x.tape is not None for x in found):
                 recorder.refuse("it returns an array that a differentiation outside of it follows")
             parts = [recorder.part(x) if isinstance(x, self._kit.arrays) else None for x in raw]
-        outputs = [self._returned(x, part) for x, part in zip(raw, parts, strict=True)]
+        outputs = [
+            x if type(x) is TracedArray and x.tape is not None else self._returned(y, part)
+            for x, y, part in zip(found, raw, parts, strict=True)
+        ]
         self._kit.trim()
         try:
             if recorder.why is not None:
@@ -223,11 +237,17 @@ class Replayed:
         entry.program.release()  # so that its arena and the function's arrays are not there at once
         outputs, _, rest = self._record(arrays)
         entry.checked = True
-        same = len(outputs) == len(replayed) and all(map(kit.same, outputs, replayed))
+        same = _beside(rest, outputs) == _beside(entry.rest, replayed) and all(map(kit.same, outputs, replayed))
         if not same or not all(kit.same(arrays[place], copies[place]) for place in donated):
             entry.program = None
             self.why = Unreplayable("its results depend on more than its arguments, or on values of these")
         return outputs, rest
+
+
+def _beside(rest: Callable[[list[Any]], Any], outputs: list[Any]) -> Any:
+    """Return what is no array in a result, to be compared."""
+    leaves, treedef = tree.flatten(rest(list(range(len(outputs)))))
+    return treedef, [(type(leaf), repr(leaf)) for leaf in leaves]
 
 
 def update_in_place(backend: Backend, name: str | None) -> Callable[..., Any] | None:

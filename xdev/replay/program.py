@@ -7,7 +7,6 @@ only when nobody but its program holds it. Arguments are bound by identity; smal
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +69,7 @@ class Program:
             written |= {part.memory.place for part in (*call.results, *call.writes)}
         small = {p: kit.like(m.root) for p, m in met.items() if m.nbytes <= COPIED and p not in written}
         self._copied = {place: into for place, into in small.items() if into is not None}
-        for memory in met.values():
+        for memory in (*met.values(), *(part.memory for part in plan.outputs if part.memory.place is not None)):
             memory.root = None  # the recording's arguments are the caller's
         self._bound = [place for place in self._uses if place not in self._copied]
         self._takes = [self._take(part) for part in plan.outputs]
@@ -109,7 +108,7 @@ class Program:
     def _frame(self, arrays: Sequence[Any]) -> _Frame:
         """Return bound calls whose outputs nobody holds."""
         for frame in self._frames:
-            free = all(_count(frame.outputs, number) == count for number, count in frame.counts.items())
+            free = all(self._kit.holders(frame.outputs[number]) == count for number, count in frame.counts.items())
             if free and (self._kit.counts or not frame.counts):
                 return frame
         if len(self._frames) < FRAMES:
@@ -127,14 +126,14 @@ class Program:
         frame.outputs = {number: self._kit.empty(part.shape, part.dtype) for number, part in self.plan.own.items()}
         for n in {n for rows in self._results.values() for n in rows}:
             frame.entries[n] = self._entry(self._forms[n], frame, frame.bound)
-        frame.counts = {number: _count(frame.outputs, number) for number in frame.outputs}
+        frame.counts = {number: self._kit.holders(frame.outputs[number]) for number in frame.outputs}
 
     def _bind(self, frame: _Frame, arrays: Sequence[Any], places: Sequence[int]) -> None:
         for place in places:
             frame.bound[place] = arrays[place]
         for n in {n for place in places for n in self._uses[place]}:
             frame.entries[n] = self._entry(self._forms[n], frame, frame.bound)
-        frame.counts = {number: _count(frame.outputs, number) for number in frame.outputs}
+        frame.counts = {number: self._kit.holders(frame.outputs[number]) for number in frame.outputs}
 
     # -- arrays in their places ----------------------------------------------------------------------
 
@@ -160,13 +159,14 @@ class Program:
             return self._kit.view(root, part.offset, *part[2:])
         if memory.number in self.plan.own:
             return None if frame is None else self._kit.view(frame.outputs[memory.number], part.offset, *part[2:])
-        key = (memory.number, *part[1:])
+        offset = self.plan.offsets.get(memory.number)
+        # One array for one place: frameworks may know an operand that is written to by its identity.
+        key = (memory.number if offset is None else None, part.offset + (offset or 0), *part[2:])
         if key not in self._views:
-            offset = self.plan.offsets.get(memory.number)
             if offset is not None and self._arena is None:
                 self._arena = self._kit.arena(self.plan.nbytes)
             root = memory.root if offset is None else self._arena
-            self._views[key] = self._kit.view(root, part.offset + (offset or 0), *part[2:])
+            self._views[key] = self._kit.view(root, *key[1:])
         return self._views[key]
 
     def _take(self, part: Part) -> Callable[[_Frame, Sequence[Any]], Any]:
@@ -175,10 +175,6 @@ class Program:
         if number in self.plan.own:
             return lambda frame, arrays: frame.outputs[number]
         return lambda frame, arrays: copy(self._array(part, frame, arrays))
-
-
-def _count(outputs: dict[int, Any], number: int) -> int:
-    return sys.getrefcount(outputs[number])
 
 
 # -- calls without new memory --------------------------------------------------------------------------------
@@ -209,6 +205,8 @@ def _into(
     result = function(*args, **kwargs)
     arrays = [result] if len(places) == 1 and hasattr(result, "dtype") else list(_arrays(result, kit))
     for slot, place in zip(into, places, strict=True):
+        if arrays[place].shape != slot.shape or arrays[place].dtype != slot.dtype:  # which values decided
+            raise CheckFailed
         kit.functions.copyto(slot, arrays[place])
 
 

@@ -13,6 +13,7 @@ from ..autodiff.array import TracedArray, constant
 from ..autodiff.namespace import TracedNamespace
 from ..autodiff.rules.indexing import is_basic
 from ..contract import Backend
+from ..watching import report_read
 from .recorder import current
 
 __all__ = ["Recorded", "recorded_namespace"]
@@ -135,14 +136,14 @@ class Recorded:
         whole = _bound(name, plain)
 
         def put(g: Any, key: Any, shape: tuple[int, ...]) -> Any:
-            if not is_basic(key):
+            if not _is_fixed(key):
                 return whole(g, key, shape)
             x = f.zeros(shape, g.dtype)
             f.copyto(_view(x, key), g)
             return x
 
         def setitem(x: Any, value: Any, key: Any) -> Any:
-            if not is_basic(key):
+            if not _is_fixed(key):
                 _refuse_mask(key)
                 return whole(x, value, key)
             x = f.array(x, copy=True)
@@ -152,7 +153,7 @@ class Recorded:
             return x
 
         def getitem(x: Any, key: Any) -> Any:
-            if is_basic(key) and not any(hasattr(part, "dtype") for part in (key if type(key) is tuple else (key,))):
+            if _is_fixed(key):
                 return _view(x, key)
             _refuse_mask(key)
             return whole(x, key)
@@ -164,6 +165,16 @@ class Recorded:
             "setitem_": setitem,
         }
         return forms.get(name, whole)
+
+
+def _is_fixed(key: Any) -> bool:
+    """Return whether a basic index is the same in each call; NumPy copies what an array without axes indexes."""
+    parts = key if type(key) is tuple else (key,)
+    for part in parts:
+        for bound in (part.start, part.stop, part.step) if type(part) is slice else ():
+            if hasattr(bound, "dtype"):
+                report_read("index()", bound)
+    return is_basic(key) and not any(hasattr(part, "dtype") for part in parts)
 
 
 def _refuse_mask(key: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..autodiff.array import TracedArray, constant, recording
 from ..autodiff.namespace import TracedNamespace
-from ..watching import reported_reads
+from ..watching import report_read, reported_reads
 
 __all__ = ["Call", "Memory", "Part", "Recorder", "Unreplayable", "current", "parts_of"]
 
@@ -87,6 +87,14 @@ class Call(NamedTuple):
     """Which of the arrays that it returned these are."""
     writes: tuple[Part, ...]
     """Arrays that it was given to write into."""
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
 
 
 def parts_of(value: Any) -> Iterator[Part]:
@@ -180,9 +188,11 @@ class Recorder:
         outputs = [id(x) for x in written]
         result = self._result(result, outputs, fresh, itertools.count())
         writes = tuple(self.part(x) for x in written)
+        if name in BY_VALUE:
+            self.refuse(f"{name}() has a result whose shape depends on the values of an array")
+        if not fresh and not writes:
+            self._check_view(result, args)
         if fresh or writes:
-            if name in BY_VALUE:
-                self.refuse(f"{name}() has a result whose shape depends on the values of an array")
             self.calls.append(Call(name, function, *given, tuple(fresh.values()), tuple(fresh), writes))
             if not writes and all(part.memory.fixed for part in parts_of(given)) and list(fresh) == [0]:
                 memory = fresh[0].memory
@@ -196,6 +206,17 @@ class Recorder:
             elif memory.place is None:
                 self.refuse("it writes into an array from outside")
         return result
+
+    def _check_view(self, result: Any, args: Any) -> None:
+        """Tell of integers that a view may depend on: a replay has the views of the recording."""
+        views = [self.kit.root(x) for x in _flat(result) if isinstance(x, self.kit.arrays)]
+        for x in _flat(args) if views else ():
+            if (
+                isinstance(x, self.kit.arrays)
+                and x.dtype.kind in "iu"
+                and all(y is not self.kit.root(x) for y in views)
+            ):
+                report_read("index()", x)
 
     def _written(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -84,7 +84,7 @@ class ReplayedStep:
         self._packed, self._words = packed, len(words)
         count = len(packed.arguments)
         out, rebuild = self._replayed([*packed.arguments, *batch], range(count), packed.layout)
-        return packed, out[0], rebuild(out[1:])
+        return packed, *rebuild(out)
 
     def _of_arrays(self, arrays: list[Array]) -> tuple[list[Array], Any]:
         packed = self._packed
@@ -94,7 +94,8 @@ class ReplayedStep:
         leaves = [next(given) if x is None else x for x in self._fixed]
         new_params, new_others, new_opt, value, metrics = self._step(*lists, words, leaves)
         write_back([x for old in lists for x in old], [*new_params, *(new_others or lists[1]), *new_opt])
-        return [value, *metrics], self._box[0]
+        rebuild = self._box[0]
+        return [value, *metrics], lambda out: (out[0], rebuild(out[1:]))
 
 
 def eager_step(loss: Callable[..., Any], backend: Backend, why: Unreplayable) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from .. import registry, tree
 from ..contract import Array, Backend, dtype_name
 from ..device import common_device, namespace
-from ..differentiation import constants, differentiate, is_complex, names_of, take_apart
+from ..differentiation import constants, differentiate, exactly, is_complex, names_of, take_apart
 from ..errors import ArrayTypeError, GradientError, TrainingError, a
 from ..explanation import Surroundings, explained
 from ..floating import default_float
@@ -267,7 +267,7 @@ class Step:
         """Return what the step returns, recorded and replayed; None where that cannot be."""
         opt_state = state.flat_opt_state()
         rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
-        fixed = [(type(leaf), leaf) for leaf in leaves if not hasattr(leaf, "dtype")]
+        fixed = [exactly(leaf) for leaf in leaves if not hasattr(leaf, "dtype")]
 
         def make() -> ReplayedStep:
             step, box = self._step_of_arrays(backend, state.spec, treedef, opt_state.treedef, rng_treedef)
