@@ -159,6 +159,23 @@ def _filled(value: Any, like: bool = False) -> Any:
     return form
 
 
+def _joined(function: Any) -> Any:
+    def form(result: Any, arrays: Any, /, axis: Any = 0) -> Any:
+        if axis is None or any(x.dtype != result.dtype for x in arrays):
+            return None
+        return function, (arrays, axis, result)
+
+    return form
+
+
+def _reshaped(result: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return _copy_flat, (result, x)
+
+
+def _copy_flat(result: Any, x: Any) -> None:
+    np.copyto(result.reshape(x.shape), x)
+
+
 def _cast(result: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     return np.copyto, (result, x, "unsafe")
 
@@ -168,6 +185,7 @@ _INTO: dict[str, Any] = {
     "asarray": _copied,
     "astype": _cast,
     "cast_": _cast,
+    "concat": _joined(np.concatenate),
     "matmul": _matmul,
     "max": _reduction(np.maximum, None),
     "maximum.reduce": _reduction(np.maximum, 0),
@@ -175,6 +193,8 @@ _INTO: dict[str, Any] = {
     "ones": _filled(1),
     "ones_like": _filled(1, like=True),
     "prod": _reduction(np.multiply, None),
+    "reshape": _reshaped,
+    "stack": _joined(np.stack),
     "sum": _reduction(np.add, None),
     "zeros": _filled(0),
     "zeros_like": _filled(0, like=True),
