@@ -218,7 +218,8 @@ def _places(f: Any, labels: Array, width: int) -> Array:
 def _cross_entropy_forward(f: Any, logits: Array, labels: Array, *, checked: bool) -> Any:
     """Return the loss and the probabilities; NumPy's labels have always been checked."""
     rows = as_rows(f, widened(f, logits))
-    e = f.subtract(rows, f.maximum.reduce(rows, axis=1, keepdims=True))
+    # In C order: flattened, it is the same memory.
+    e = f.subtract(rows, f.maximum.reduce(rows, axis=1, keepdims=True), out=f.empty(rows.shape, rows.dtype))
     picked = f.take(e.reshape(-1), _places(f, labels, e.shape[1]))
     f.exp(e, out=e)
     total = f.matmul(e, constants(e.shape[1], 1.0, e.dtype))
@@ -249,6 +250,10 @@ def _mse_forward(f: Any, prediction: Array, target: Array) -> Any:
     flat = f.reshape(difference, (-1,))
     count = max(flat.size, 1) if flat.size else math.nan
     return f.array(f.divide(f.matmul(flat, flat), count), prediction.dtype), difference
+
+
+def _mse(f: Any, prediction: Array, target: Array) -> Array:
+    return _mse_forward(f, prediction, target)[0][()]
 
 
 # -- normalisation -------------------------------------------------------------------------------------------
@@ -313,6 +318,7 @@ _RECORDED: dict[str, Callable[..., Any]] = {
     "layer_norm.forward": _layer_norm_forward,
     "linear": _linear,
     "linear.backward": _linear_backward,
+    "mse": _mse,
     "mse.forward": _mse_forward,
     "relu": _relu,
     "relu.backward": _relu_backward,
