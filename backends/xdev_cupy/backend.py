@@ -52,8 +52,12 @@ class CupyBackend(Backend):
         import array_api_compat.cupy as xp
         import cupy
 
+        from . import kernels, replaying
+
         self.cupy: Any = cupy
         self.xp: Any = xp
+        self.kernels = kernels.KERNELS
+        self.replay = replaying.KIT
         self._infos: tuple[DeviceInfo, ...] = ()
 
     def owns(self, x: object) -> bool:
@@ -217,6 +221,11 @@ class CupyBackend(Backend):
     def clone(self, x: Array) -> Array:
         with self.cupy.cuda.Device(x.data.device_id):
             return x.copy()
+
+    def inplace_update(self, name: str) -> Any:
+        from . import optimizers
+
+        return optimizers.UPDATES.get(name)
 
     def pointer(self, x: Array) -> int | None:
         return int(x.data.ptr)

@@ -1,11 +1,15 @@
 """CuPy's pitfalls, each by name; those that need no more than a line stand in `test_others`."""
 
 import asyncio
+import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import xdev
+from xdev import nn, ops, optim
 
 pytestmark = pytest.mark.xdev_backends(only="cupy", reason="it is CuPy's pitfall", scoped=False)
 
@@ -206,3 +210,198 @@ def test_a_foreign_array_of_another_device_comes_over():
     moved = xdev.to_device(Foreign(x), "cupy:cuda:0")
     assert moved.device.id == 0
     assert xdev.to_numpy(moved).tolist() == [1.0, 1.0, 1.0]
+
+
+# -- kernels -----------------------------------------------------------------------------------------
+
+KERNELS = {
+    "attention": lambda x, labels: ops.attention(x[None], x[None], x[None], causal=True),
+    "cross_entropy": ops.cross_entropy,
+    "gelu": lambda x, labels: ops.gelu(x),
+    "layer_norm": lambda x, labels: ops.layer_norm(x),
+    "linear": lambda x, labels: ops.linear(x, x.T),
+    "log_softmax": lambda x, labels: ops.log_softmax(x),
+    "mse": lambda x, labels: ops.mse(x, x),
+    "relu": lambda x, labels: ops.relu(x),
+    "scatter_add": lambda x, labels: xdev.grad(lambda x: xdev.namespace(x).sum(ops.embedding(x, labels)))(x),
+    "sigmoid": lambda x, labels: ops.sigmoid(x),
+    "silu": lambda x, labels: ops.silu(x),
+    "softmax": lambda x, labels: ops.softmax(x),
+}
+
+
+def test_each_kernel_has_a_case(backend):
+    """The other op that it has kernels of is made of those here."""
+    assert {name.partition(".")[0] for name in backend.kernels} <= set(KERNELS)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_work_off_the_current_device(backend, off, name):
+    xp = off.xp
+    x, labels = xp.asarray(_numbers(3, 4)), xp.asarray(np.array([0, 2, 0], np.int32))
+    with off.scope():
+        expected = KERNELS[name](x, labels)
+    found = KERNELS[name](x, labels)
+    assert found.data.device_id == off.index
+    assert _bits(found) == _bits(expected)
+    assert backend.cupy.cuda.runtime.getDevice() != off.index
+
+
+def test_a_kernel_tells_arrays_on_two_devices(devices):
+    if len(devices) < 2:
+        pytest.skip("needs two devices")
+    x, w = (device.xp.ones((2, 2)) for device in devices[:2])
+    with pytest.raises(xdev.DeviceMismatchError, match="different devices"):
+        ops.linear(x, w)
+
+
+def _numbers(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def _bits(tree):
+    return [x.tobytes() for x in xdev.tree.leaves(xdev.to_numpy(tree))]
+
+
+# -- recorded and replayed ---------------------------------------------------------------------------
+
+
+def _gradients(params, x, labels, rng, calls):
+    calls.append(1)
+
+    def loss(params):
+        y = ops.linear(x, params["w"], params["b"])
+        y = ops.layer_norm(ops.dropout(ops.gelu(y), rate=0.25, rng=rng), params["s"], params["b"])
+        y = xdev.namespace(y).reshape(y, (2, 4, 6))
+        y = ops.attention(y, y, ops.silu(y), causal=True) + ops.relu(y)
+        xp = xdev.namespace(y)
+        return ops.cross_entropy(xp.reshape(xp.concat([y[:1, ...], y[1:, ...] * 2], axis=0), (8, 6)), labels)
+
+    return xdev.value_and_grad(loss)(params)
+
+
+def test_jit_replays_on_each_device_with_the_bits_of_eager_calls(devices):
+    calls = []
+    compiled = xdev.jit(lambda params, x, labels, rng: _gradients(params, x, labels, rng, calls))
+    kept = []
+    for n in range(6):
+        for device in devices:
+            asarray = device.xp.asarray
+            params = {"w": asarray(_numbers(5, 6) + n), "b": asarray(_numbers(6)), "s": asarray(_numbers(6) - n)}
+            x, labels = asarray(_numbers(8, 5) * n), asarray(np.arange(8, dtype=np.int32) % 6)
+            with device.scope():
+                expected = _gradients(params, x, labels, xdev.random.Generator(n, device), [])
+            found = compiled(params, x, labels, xdev.random.Generator(n, device))
+            assert all(leaf.data.device_id == device.index for leaf in xdev.tree.leaves(found))
+            assert _bits(found) == _bits(expected)
+            kept.append((found, _bits(found), (params, x, labels)))  # the arguments too, so that each has its own place
+    assert len(calls) == 2 * len(devices)  # recorded, and once more to check the replay
+    assert all(_bits(found) == bits for found, bits, _ in kept)
+
+
+def _step_of(device, optimizer):
+    state = xdev.TrainState.create(nn.MLP([5, 8, 6], rng=xdev.random.Generator(0, device)), optimizer)
+    step = xdev.make_step(lambda model, batch: ops.cross_entropy(model(batch[0]), batch[1]), optimizer)
+    batches = [(device.xp.asarray(_numbers(8, 5) + n), device.xp.asarray(np.arange(8) % 6)) for n in range(6)]
+    return state, step, batches
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optim.adamw(0.01, weight_decay=0.1),
+        optim.sgd(0.1),
+        optim.sgd(0.1, momentum=0.9, weight_decay=0.1),
+        optim.sgd(0.1, momentum=0.9, nesterov=True),
+    ],
+    ids=["adamw", "sgd", "momentum", "nesterov"],
+)
+def test_steps_replay_with_the_bits_of_eager_ones(backend, devices, optimizer, monkeypatch):
+    def run(device):
+        state, step, batches = _step_of(device, optimizer)
+        losses = []
+        for batch in batches:
+            state, metrics = step(state, batch)
+            losses.append(metrics["loss"])
+        return _bits([losses, state.model]), xdev.to_numpy([losses, state.model])
+
+    replayed = [run(device)[0] for device in devices]
+    monkeypatch.setattr(backend, "replay", None)
+    assert replayed == [run(device)[0] for device in devices]
+    expected = run(devices[0])[1]
+    monkeypatch.setattr(type(backend), "inplace_update", xdev.Backend.inplace_update)
+    for x, y in zip(*(xdev.tree.leaves(tree) for tree in (run(devices[0])[1], expected)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)  # by the optimizer's own functions
+
+
+def test_no_step_reads_from_the_device(device):
+    """Neither when it is recorded, nor when it is checked, nor when it is replayed."""
+    state, step, batches = _step_of(device, optim.adamw(0.01))
+    with xdev.budget(to_host=0), xdev.track_transfers() as crossed:
+        for batch in batches:
+            state, _ = step(state, batch)
+    assert crossed.to_host_bytes == 0
+    assert xdev.item(state.opt_state.count) == len(batches)
+
+
+def test_outputs_that_are_held_by_their_memory_alone_are_not_written_to(backend, device):
+    double = xdev.jit(lambda x: x * 2)
+    strided = backend.cupy.lib.stride_tricks.as_strided
+    with device.scope():
+        held = []
+        for n in range(6):
+            x = device.xp.asarray(np.full(3, n, np.float32))
+            held.append(strided(double(x), (3,), (4,)))  # which has no base
+        assert [int(xdev.item(x[0])) for x in held] == [0, 2, 4, 6, 8, 10]
+
+
+def test_each_stream_has_plans_of_its_own(backend, device):
+    """Memory is used again in the order of one stream."""
+    calls = []
+
+    def f(x):
+        calls.append(1)
+        return xdev.namespace(x).exp(x * 2) + 1
+
+    compiled = xdev.jit(f)
+    with device.scope():
+        streams = [backend.cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+        x = device.xp.asarray(_numbers(3))
+        xdev.synchronize(device)
+        for _ in range(4):
+            for stream in streams:
+                with stream:
+                    y = compiled(x)
+                stream.synchronize()
+                assert _bits(y) == _bits(device.xp.exp(x * 2) + 1)
+    assert len(calls) == 4
+
+
+COUNTED = """
+import sys
+import numpy as np
+import xdev
+from xdev import nn, ops, optim
+
+device = xdev.device("cupy:0")
+optimizer = optim.adamw(1e-3)
+state = xdev.TrainState.create(nn.MLP([64, 256, 256, 10], rng=xdev.random.Generator(0, device)), optimizer)
+step = xdev.make_step(lambda model, batch: ops.cross_entropy(model(batch[0]), batch[1]), optimizer)
+numbers = np.random.default_rng(0)
+x = device.xp.asarray(numbers.normal(size=(128, 64)).astype(np.float32))
+labels = device.xp.asarray(numbers.integers(0, 10, 128))
+for n in range(4):
+    print("step", file=sys.stderr, flush=True)
+    state, metrics = step(state, (x, labels))
+"""
+
+
+def test_launches_of_a_step(monkeypatch):
+    """Besides eight products of matrices: 22 in a step of three layers, 6 of them AdamW; 146 without kernels."""
+    if importlib.util.find_spec("cupy_cpu_emulation") is None:
+        pytest.skip("the emulation prints launches, CUDA does not")
+    monkeypatch.setenv("CPUEMU_TRACE", "1")
+    done = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, check=True)
+    first, *_, last = done.stderr.split("step\n")[1:]
+    assert last.count("cpuemu: launch") <= 22
+    assert first.count("cpuemu: launch") <= 25
