@@ -72,7 +72,6 @@ class Program:
         for memory in (*met.values(), *(part.memory for part in plan.outputs if part.memory.place is not None)):
             memory.root = None  # the recording's arguments are the caller's
         self._bound = [place for place in self._uses if place not in self._copied]
-        self._takes = [self._take(part) for part in plan.outputs]
         self._frames: list[_Frame] = []
         self._views: dict[tuple[Any, ...], Any] = {}
 
@@ -97,7 +96,7 @@ class Program:
                 copyto(into, arrays[place])
             for function, args in frame.entries:
                 function(*args)
-            return [take(frame, arrays) for take in self._takes]
+            return [self._output(part, frame, arrays) for part in self.plan.outputs]
 
     def release(self) -> None:
         """Free the arena until the next call."""
@@ -169,12 +168,11 @@ class Program:
             self._views[key] = self._kit.view(root, *key[1:])
         return self._views[key]
 
-    def _take(self, part: Part) -> Callable[[_Frame, Sequence[Any]], Any]:
-        """Return what gives an output to the caller, in an array of its own."""
-        number, copy = part.memory.number, self._kit.copy
-        if number in self.plan.own:
-            return lambda frame, arrays: frame.outputs[number]
-        return lambda frame, arrays: copy(self._array(part, frame, arrays))
+    def _output(self, part: Part, frame: _Frame, arrays: Sequence[Any]) -> Any:
+        """Return an output to the caller, in an array of its own."""
+        if part.memory.number in frame.outputs:
+            return frame.outputs[part.memory.number]
+        return self._kit.copy(self._array(part, frame, arrays))
 
 
 # -- calls without new memory --------------------------------------------------------------------------------

@@ -1,0 +1,233 @@
+"""Plans of recordings made by hand: what is called, and where arrays lie."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from xdev.replay.plan import ALIGNMENT, SMALL, make_plan
+from xdev.replay.recorder import Call, Memory, Part, Unreplayable, parts_of
+
+F4 = np.dtype("float32")
+
+
+class Recording:
+    """Makes calls; arrays are vectors of float32 unless said otherwise."""
+
+    def __init__(self):
+        self.calls = []
+        self.count = itertools.count()
+
+    def memory(self, size=16, root=None, place=None):
+        return Memory(next(self.count), 4 * size, root, place)
+
+    def part(self, memory, start=0, stop=None, step=1, dtype=F4):
+        size = memory.nbytes // 4
+        n = len(range(start, size if stop is None else stop, step))
+        return Part(memory, 4 * start, (n,), (4 * step,), dtype)
+
+    def argument(self, size=16, place=0):
+        return self.part(self.memory(size, np.zeros(size, F4), place))
+
+    def call(self, function, *args, size=16, dtype=F4, name=None):
+        result = self.part(self.memory(size), dtype=dtype)
+        self.calls.append(Call(name or function.__name__, function, args, {}, (result,), (0,), ()))
+        return result
+
+    def write(self, function, *args, into):
+        self.calls.append(Call(function.__name__, function, (*args, into), {}, (), (), (into,)))
+        into.memory.written = True
+
+    def plan(self, *outputs):
+        return make_plan(self.calls, list(outputs))
+
+
+def mixed(*arrays):
+    """Stand for a function that is not elementwise."""
+
+
+def place(plan, part):
+    return plan.offsets[part.memory.number]
+
+
+def test_what_nothing_needs_is_dropped():
+    r = Recording()
+    x = r.argument()
+    a = r.call(np.sin, x)
+    r.call(np.cos, a)  # unused
+    plan = r.plan(r.call(np.exp, a))
+    assert [call.name for call in plan.calls] == ["sin", "exp"]
+
+
+def test_writes_into_arguments_and_checks_are_kept():
+    r = Recording()
+    x, y = r.argument(), r.argument(place=1)
+    r.calls.append(Call("guard", bool, (r.call(np.sin, y),), {}, (), (), ()))
+    r.write(np.cos, y, into=x)
+    assert [call.name for call in r.plan().calls] == ["sin", "guard", "cos"]
+
+
+def test_checks_after_writes_are_refused():
+    r = Recording()
+    x = r.argument()
+    r.write(np.cos, x, into=x)
+    r.calls.append(Call("guard", bool, (x,), {}, (), (), ()))
+    with pytest.raises(Unreplayable, match="checked after arguments have been written"):
+        r.plan()
+
+
+def test_what_is_the_same_each_time_is_kept_from_the_recording():
+    r = Recording()
+    ones = r.call(np.sin)
+    ones.memory.fixed, ones.memory.root = True, np.ones(16, F4)
+    plan = r.plan(r.call(np.add, r.argument(), ones))
+    assert [call.name for call in plan.calls] == ["add"]
+    assert ones.memory.number not in plan.offsets
+
+
+def test_memory_must_be_written_before_it_is_read():
+    r = Recording()
+    empty = r.part(r.memory())
+    with pytest.raises(Unreplayable, match="add reads memory that nothing wrote"):
+        r.plan(r.call(np.add, r.argument(), empty))
+
+
+def test_adding_to_what_nothing_wrote_is_refused():
+    r = Recording()
+    seed, x = r.part(r.memory()), r.argument()
+    r.calls.append(Call("add", np.add, (seed, x, seed), {}, (), (), (seed,)))
+    with pytest.raises(Unreplayable, match="add reads memory that nothing wrote"):
+        r.plan(seed)
+
+
+def test_an_output_must_be_written():
+    r = Recording()
+    with pytest.raises(Unreplayable, match="returns memory that nothing wrote"):
+        r.plan(r.part(r.memory()))
+
+
+def test_an_elementwise_result_takes_the_place_of_a_dying_operand():
+    r = Recording()
+    a = r.call(mixed, r.argument())
+    b = r.call(np.sin, a)
+    plan = r.plan(r.call(mixed, b))
+    assert place(plan, a) == place(plan, b)
+
+
+@pytest.mark.parametrize(
+    "why", ["not elementwise", "read later", "another layout", "another width", "a view of it too"]
+)
+def test_a_place_is_not_shared(why):
+    r = Recording()
+    a = r.call(mixed, r.argument(), size=32)
+    if why == "not elementwise":
+        b = r.call(mixed, a, size=32)
+    elif why == "read later":
+        b = r.call(np.sin, a, size=32)
+    elif why == "another layout":
+        b = r.call(np.sin, Part(a.memory, 4 * 31, (32,), (-4,), F4), size=32)
+    elif why == "another width":
+        b = r.call(np.sin, a, size=32, dtype=np.dtype("float64"))
+    else:
+        b = r.call(np.add, a, Part(a.memory, 4 * 31, (32,), (-4,), F4), size=32)
+    last = r.call(mixed, b, a) if why == "read later" else r.call(mixed, b)
+    plan = r.plan(last)
+    assert abs(place(plan, a) - place(plan, b)) >= 32 * 4
+
+
+def test_views_keep_their_memory():
+    r = Recording()
+    a = r.call(mixed, r.argument())
+    b = r.call(mixed, a)
+    view = r.part(a.memory, 4, 8)
+    plan = r.plan(r.call(mixed, view, b))
+    assert place(plan, a) != place(plan, b)
+
+
+def test_an_output_has_an_array_of_its_own_only_if_it_is_all_of_it():
+    r = Recording()
+    x = r.argument()
+    whole, part, twice = r.call(np.sin, x), r.call(np.cos, x), r.call(np.tan, x)
+    plan = r.plan(whole, r.part(part.memory, 2), twice, twice)
+    assert set(plan.own) == {whole.memory.number}
+    assert set(plan.offsets) == {part.memory.number, twice.memory.number}
+
+
+def test_what_is_copied_to_the_caller_lives_to_the_end():
+    r = Recording()
+    x = r.argument()
+    a = r.call(mixed, x)
+    view = r.part(a.memory, 2)
+    others = [r.call(mixed, x)]
+    for _ in range(5):
+        others.append(r.call(mixed, others[-1]))
+    plan = r.plan(view, others[-1])
+    assert place(plan, a) not in {place(plan, b) for b in others[:-1]}
+
+
+def _lives(plan):
+    """Return (first, last) call that touches each memory in the arena, from the calls alone."""
+    lives = {}
+    for n, call in enumerate(plan.calls):
+        for part in (*parts_of(call.args), *call.results, *call.writes):
+            if part.memory.number in plan.offsets:
+                first, _ = lives.get(part.memory.number, (n, n))
+                lives[part.memory.number] = first, n
+    for part in plan.outputs:
+        if part.memory.number in lives:
+            lives[part.memory.number] = lives[part.memory.number][0], len(plan.calls)
+    return lives
+
+
+def _overlap(plan, nbytes):
+    """Return pairs of memories that share bytes while both are alive, and the call where one follows the other."""
+    lives = _lives(plan)
+    for a, b in itertools.combinations(sorted(lives, key=lambda k: lives[k]), 2):
+        low, high = sorted((plan.offsets[a], plan.offsets[b]))
+        lower = a if plan.offsets[a] == low else b
+        if low + nbytes[lower] > high and lives[a][1] >= lives[b][0]:
+            yield a, b, lives[a][1] if lives[a][1] == lives[b][0] else None
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_alive_never_overlaps(seed):
+    draw = random.Random(seed)
+    r = Recording()
+    arrays = [r.argument(16), r.argument(SMALL, place=1)]
+    for _ in range(draw.randint(2, 60)):
+        size = draw.choice([1, 16, 17, 500, SMALL // 4, SMALL, 3000])
+        like = [x for x in arrays if x.memory.nbytes == 4 * size and len(x.shape) == 1 and x.shape[0] == size]
+        if like and draw.random() < 0.6:
+            arrays.append(r.call(np.add, draw.choice(like), draw.choice(like), size=size))
+        elif draw.random() < 0.2 and arrays[-1].memory.made:
+            r.write(np.sin, draw.choice(arrays), into=arrays[-1])
+        else:
+            arrays.append(r.call(mixed, draw.choice(arrays), draw.choice(arrays[-3:]), size=size))
+        if draw.random() < 0.2:
+            arrays.append(r.part(arrays[-1].memory, 0, None, 2))
+    plan = r.plan(*draw.sample(arrays[2:], min(3, len(arrays) - 2)))
+    nbytes = {part.memory.number: part.memory.nbytes for part in arrays}
+    for number, offset in plan.offsets.items():
+        assert offset % ALIGNMENT == 0
+        assert offset + nbytes[number] <= plan.nbytes
+    for a, b, at in _overlap(plan, nbytes):
+        assert at is not None, f"memories {a} and {b} are alive at once in the same place"
+        call = plan.calls[at]
+        (result,) = call.results
+        assert result.memory.number == b, call
+        assert call.function is np.add, call
+        read = [part for part in parts_of(call.args) if part.memory.number == a]
+        assert all(part[1:] == result[1:] for part in read), call
+        assert plan.offsets[a] == plan.offsets[b]
+
+
+def test_the_arena_is_smaller_than_all_arrays():
+    r = Recording()
+    x = r.argument(SMALL)
+    for _ in range(50):
+        x = r.call(mixed, x, size=SMALL)
+    plan = r.plan(r.call(mixed, x))
+    assert plan.nbytes == 2 * 4 * SMALL
