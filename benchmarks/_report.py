@@ -58,9 +58,10 @@ class Report:
     """What a script found, as tables for people and as JSON."""
 
     question: str
-    plan: Plan
+    plan: Plan | None = None
     console: Console = field(default_factory=lambda: Console(width=None if sys.stdout.isatty() else WIDTH))
     tables: list[dict[str, Any]] = field(default_factory=list)
+    others: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -69,6 +70,8 @@ class Report:
         self._say(", ".join(f"{name} {value}" for name, value in self.machine["machine"].items()))
         self._say(", ".join(f"{name} {value}" for name, value in self.machine["versions"].items()))
         self._say(", ".join(f"{name}={value}" for name, value in self.machine["settings"].items()))
+        if self.plan is None:  # nothing is timed
+            return
         clock = "processor seconds" if self.plan.cpu else "wall clock"
         self._say(f"{clock}, {self.plan.rounds} rounds of {self.plan.passes} passes")
         load, cores = self.machine["machine"]["load"], self.machine["machine"]["cores"]
@@ -107,11 +110,23 @@ class Report:
         self.console.print(table)
         self.tables.append({"title": title, "reference": reference, "rows": rows})
 
+    def figures(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table of what are no ratios; the first column is the case."""
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        for place, heading in enumerate(columns):
+            table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        self.console.print()
+        self.console.print(table)
+        self.others.append({"title": title, "rows": [dict(zip(columns, row, strict=True)) for row in rows]})
+
     def write(self, path: str | None) -> None:
         """Write everything as JSON; "-" is the standard output."""
         if path is None:
             return
-        found = {"question": self.question, **self.machine, "tables": self.tables, "notes": self.notes}
+        found = {"question": self.question, **self.machine, "tables": self.tables, "figures": self.others}
+        found["notes"] = self.notes
         text = json.dumps(found, indent=1)
         if path == "-":
             print(text)
@@ -160,11 +175,17 @@ def real_devices() -> list[str]:
     return [str(device) for device in xdev.devices() if "emulat" not in device.info.name.lower()]
 
 
-def arguments(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """Return the options that all scripts have; `plan_of` reads them."""
+def untimed_arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return the options of scripts that time nothing."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    plan = Plan(**defaults)
     parser.add_argument("--json", metavar="PATH", help="write the figures there too; - is the standard output")
+    return parser
+
+
+def arguments(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """Return the options of scripts that time; `plan_of` reads them."""
+    parser = untimed_arguments(description)
+    plan = Plan(**defaults)
     parser.add_argument("--rounds", type=int, default=plan.rounds, help="rounds; ratios are taken in each")
     parser.add_argument("--passes", type=int, default=plan.passes, help="passes over all cases in a round")
     parser.add_argument("--seconds", type=float, default=plan.seconds, help="what one sample takes at least")

@@ -190,7 +190,7 @@ def build_steps(framework: str) -> Sequence[Case]:
 
     import xdev
 
-    step = XdevStep(Setup(framework, _mlp.SIZES, _mlp.BATCH))
+    step = XdevStep(Setup(framework))
     batches = [step.moved(_mlp.examples(_mlp.BATCH, _mlp.SIZES))] * 20
 
     def tracked() -> Any:

@@ -1,32 +1,41 @@
 """The benchmarks run, with tiny sizes, and say what they should; no figure is asserted."""
 
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 MLP = ["--sizes", "4", "6", "3", "--batch", "5"]
+GPT = ["--gpt", "1", "2", "8", "4", "2", "5"]
 QUICK = ["--rounds", "2", "--passes", "1", "--seconds", "0"]
 RUNS = {
-    "train_step": [*QUICK, *MLP, "--frameworks", "numpy", "--loop-steps", "2"],
+    "train_step": [*QUICK, *MLP, *GPT, "--frameworks", "numpy", "--loop-steps", "2"],
     "dispatch": [*QUICK, "--frameworks", "numpy", "strict", "--import-rounds", "1"],
     "random": [*QUICK, "--size", "1000", "--frameworks", "numpy"],
     "transfer": [*QUICK, "--sizes", "1024", "--counts", "1", "3"],
-    "autodiff": [*QUICK, *MLP, "--links", "3", "--frameworks", "numpy"],
+    "autodiff": [*QUICK, *MLP, *GPT, "--links", "3", "--frameworks", "numpy"],
+    "scaling": [*QUICK, "--leaves", "1", "3", "--operations", "2", "6", "--frameworks", "numpy"],
+    "soak": ["--steps", "300", "--warm-up", "150", "--devices", "numpy:cpu"],
+    "memory": [*GPT, "--processes", "1", "--cases", "xdev on numpy", "xdev.jit on numpy"],
 }
+FRAMEWORKS = {"torch": ["torch"], "jax": ["jax", "optax"]}
+LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process its memory")
 
 
 @pytest.fixture
 def load(monkeypatch):
     """Import a module of the benchmarks for the length of a test."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    for name in ("_harness", "_report"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for path in BENCHMARKS.glob("*.py"):  # some have names of the standard library's modules
+        if path.stem != "random":
+            monkeypatch.delitem(sys.modules, path.stem, raising=False)
     return importlib.import_module
 
 
@@ -44,40 +53,103 @@ def test_every_script_is_run_here():
     assert {path.stem for path in BENCHMARKS.glob("[a-z]*.py")} == set(RUNS)
 
 
+def run(script, *options, path):
+    """Run a script in a process of its own; return what it wrote and what it printed."""
+    command = [sys.executable, BENCHMARKS / f"{script}.py", *options, "--json", path]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "COLUMNS": "200"}
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text()), done.stdout
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("script", RUNS)
+@pytest.mark.parametrize("script", [pytest.param(name, marks=[LINUX] * (name == "memory")) for name in RUNS])
 def test_script_runs(script, tmp_path):
     pytest.importorskip("autograd")
-    path = tmp_path / "found.json"
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / f"{script}.py", *RUNS[script], "--json", path],
-        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(path.read_text())
-    assert found["tables"]
+    found, said = run(script, *RUNS[script], path=tmp_path / "found.json")
+    assert found["tables"] or found["figures"]
     for table in found["tables"]:
-        assert table["title"] in done.stdout
+        assert table["title"] in said
         assert table["reference"] in [row["case"] for row in table["rows"]]
         for row in table["rows"]:
             assert row["ratio"] > 0
             assert row["quartiles"][0] <= row["ratio"] <= row["quartiles"][1]
+    for table in found["figures"]:
+        assert table["title"] in said
+        assert table["rows"]
+
+
+def needs(framework):
+    for module in FRAMEWORKS[framework]:
+        pytest.importorskip(module)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", ["torch", "jax"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_train_step_runs_on(framework, tmp_path):
-    for module in (framework, *(["optax"] if framework == "jax" else [])):
-        pytest.importorskip(module)
-    path = tmp_path / "found.json"
-    command = [
-        sys.executable, BENCHMARKS / "train_step.py", *QUICK, *MLP, "--frameworks", framework, "--loop-steps", "0",
-        "--json", path,
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    cases = [row["case"] for row in json.loads(path.read_text())["tables"][0]["rows"]]
-    assert cases == [f"{framework}: hand-written", f"{framework}: xdev"]
+    needs(framework)
+    options = [*QUICK, *MLP, *GPT, "--frameworks", framework, "--loop-steps", "0"]
+    found, _ = run("train_step", *options, path=tmp_path / "found.json")
+    for title in (f"MLP within {framework}", f"GPT within {framework}"):
+        (table,) = [table for table in found["tables"] if table["title"] == title]
+        assert [row["case"] for row in table["rows"]] == [f"{framework}: hand-written", f"{framework}: xdev"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_scaling_runs_on(framework, tmp_path):
+    needs(framework)
+    options = [*QUICK, "--leaves", "1", "3", "--operations", "2", "6", "--frameworks", framework]
+    found, _ = run("scaling", *options, path=tmp_path / "found.json")
+    for table in found["figures"]:
+        assert [row["step"] for row in table["rows"]] == [f"{framework}: {x}" for x in ("by hand", "xdev", "overhead")]
+        assert table["rows"][-1]["slope"]
+
+
+@pytest.mark.slow
+def test_all_frameworks_get_one_gradient_of_the_gpt(load):
+    pytest.importorskip("autograd")
+    frameworks = ["numpy", *(name for name in ("torch", "jax") if importlib.util.find_spec(name))]
+    autodiff, gpt = load("autodiff"), load("_gpt")
+    tasks = [autodiff.Task(name, "gpt", (), 0, 0, gpt.Shape(1, 2, 8, 4, 2, 5)) for name in frameworks]
+    evidence = {case.name: case.evidence for task in tasks for case in autodiff.build(task)}
+    assert {"hand-derived", "hand-derived, new arrays", "xdev on numpy", "xdev.jit on numpy"} <= set(evidence)
+    assert load("_harness").check_equal(evidence, 1e-4) < 1e-4
+
+
+def test_hand_derived_gradient_of_the_gpt_where_scores_are_large(load):
+    gpt, by_hand = load("_gpt"), load("_gpt_numpy")
+    shape = gpt.Shape(2, 2, 8, 4, 2, 5)
+    params = gpt.initial_params(shape)
+    for block in params["blocks"]:
+        block["qkv"][0][...] *= 12  # beyond the bound within which the row maximum is left out
+    tokens, labels = gpt.examples(shape)
+    net = by_hand.HandDerived(params, shape)
+    loss, expected = by_hand.fresh_gradient(params, tokens, labels, shape)
+    assert net.gradient(tokens, labels) == pytest.approx(loss, rel=1e-5)
+    for found, right in zip(gpt.leaves(net.tree_grads), gpt.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-4 * np.abs(right).max())
+
+
+@pytest.mark.slow
+def test_steps_leave_nothing_behind(tmp_path):
+    found, _ = run("soak", *RUNS["soak"], path=tmp_path / "found.json")
+    assert [row["verdict"] for row in found["figures"][0]["rows"]] == ["flat", "flat"]
+
+
+def test_soak_tells_growth_from_none(load):
+    soak = load("soak")
+    before = soak.Level(10 * soak.MEMORY, 1000, 1000)
+    assert soak.Level(11 * soak.MEMORY, 1000, 1000).grown(before).flat
+    assert not soak.Level(11 * soak.MEMORY + 1, 1000, 1000).grown(before).flat
+    assert not soak.Level(0, 1000 + soak.OBJECTS + 1, 1000).grown(before).flat
+    assert not soak.Level(0, 1000, 1000 + soak.BLOCKS + 1).grown(before).flat
+
+
+def test_line_through_overheads(load):
+    intercept, slope = load("scaling").line([1, 10, 100], [3.0, 21.0, 201.0], [1, 1, 10])
+    assert (intercept, slope) == (pytest.approx(1), pytest.approx(2))
 
 
 def test_harness_interleaves_and_rotates(harness):

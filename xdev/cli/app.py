@@ -62,6 +62,8 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train an example, on one device or on all.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
+bench_app = typer.Typer(help="Time work on every device here, and say where it belongs.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 
@@ -176,6 +178,133 @@ def digits(
         name=name,
     )
     if not train_digits(options, as_json=json):
+        raise typer.Exit(FAILED)
+
+
+class Work(enum.StrEnum):
+    """The kinds of work of `xdev bench crossover`."""
+
+    MATMUL = "matmul"
+    ELEMENTWISE = "elementwise"
+    REDUCTION = "reduction"
+    TRAIN = "train"
+
+
+Timed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        metavar="<str>",
+        help='"all", or devices separated by commas, such as numpy,torch:cuda:0,gpu; may be given several times. '
+        "By default all, apart from emulated ones and those that only check code.",
+        show_default=False,
+    ),
+]
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Time work on every device here, and say where it belongs."""
+
+
+@bench_app.command()
+def crossover(
+    device: Timed = None,
+    work: Annotated[
+        list[Work] | None,
+        typer.Option(
+            metavar="<kind>",
+            help=f"{', '.join(Work)}; may be given several times. By default all.",
+            show_default=False,
+        ),
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<str>", help="Sizes separated by commas, such as 64,256,4k, for one --work.", show_default=False
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Every second size, and less time for each.")] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="<float>",
+            help="Seconds of timing for each device at each size. By default 0.2, with --quick 0.05.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The picture, written over if it is there. By default a new one in runs/.", show_default=False
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say from which size on each device wins: with its data there, and with data that moves there and back.
+
+    A product of matrices, elementwise work, a sum and a training step are
+    timed on all devices in turns. Moving data is timed apart. There is a table
+    for each kind of work, and a picture with the crossovers marked.
+    """
+    from .bench.crossover import Options
+    from .bench.crossover import crossover as run
+
+    options = Options(
+        devices=tuple(device or ()),
+        work=tuple(work or ()),
+        sizes=sizes,
+        quick=quick,
+        seconds=seconds,
+        out=out,
+    )
+    run(options, as_json=json)
+
+
+@bench_app.command()
+def mine(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.py:FUNCTION", help="Your function, and the file that it is in.")
+    ],
+    device: Timed = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<function>",
+            help="The function in the same file that returns the arguments, as a tuple of NumPy arrays or trees of "
+            "them. By default inputs.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[
+        Precision | None,
+        typer.Option(help="Floating dtype of the arguments. By default their own.", show_default=False),
+    ] = None,
+    jit: Annotated[bool, typer.Option("--jit", help="Compile it with xdev.jit where the backend compiles.")] = False,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, metavar="<float>", help="Seconds of timing for each device.")
+    ] = 1.0,
+    json: Json = False,
+) -> None:
+    """Time a function of yours on every device, and recommend one.
+
+    It is called with what inputs() in the same file returns, or with the device
+    if `device` is its only argument, or with nothing. Moving the arguments
+    there and the result back is timed apart.
+    """
+    from .bench.mine import Options
+    from .bench.mine import mine as run
+
+    options = Options(
+        target=target,
+        devices=tuple(device or ()),
+        inputs=inputs,
+        dtype=None if dtype is None else dtype.value,
+        jit=jit,
+        seconds=seconds,
+    )
+    if not run(options, as_json=json):
         raise typer.Exit(FAILED)
 
 

@@ -146,7 +146,7 @@ class Recorded:
             if not _is_fixed(key):
                 _refuse_mask(key)
                 return whole(x, value, key)
-            x = f.array(x, copy=True)
+            x = self.asarray(x, copy=True)
             into = _view(x, key)
             extra = getattr(value, "ndim", 0) - into.ndim
             f.copyto(into, value.reshape(value.shape[extra:]) if extra > 0 else value, casting="unsafe")

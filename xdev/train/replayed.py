@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,8 @@ class ReplayedStep:
         self._box = box
         self._fixed = [None if hasattr(x, "dtype") else x for x in leaves]
         self._replayed = Replayed(self._of_arrays, backend)
-        self._packed: Any = None
+        self._packed: Any = None  # of the call that is under way
+        self._lock = threading.Lock()
         self._words = 0
 
     @property
@@ -81,9 +83,11 @@ class ReplayedStep:
             packed = Packed(self._backend.replay, lists)
         if not replayable(self._backend, batch):
             raise Unreplayable("an array of the batch is of another kind", told=True)
-        self._packed, self._words = packed, len(words)
         count = len(packed.arguments)
-        out, rebuild = self._replayed([*packed.arguments, *batch], range(count), packed.layout)
+        with self._lock:
+            self._packed, self._words = packed, len(words)
+            out, rebuild = self._replayed([*packed.arguments, *batch], range(count), packed.layout)
+            self._packed = None
         return packed, *rebuild(out)
 
     def _of_arrays(self, arrays: list[Array]) -> tuple[list[Array], Any]:
