@@ -12,6 +12,11 @@ from torch.optim.sgd import sgd as functional_sgd
 __all__ = ["UPDATES"]
 
 
+def _laid_out(params: list[Any], grads: list[Any]) -> list[Any]:
+    """Return gradients in the memory order of their parameters: the fused kernels walk both as flat memory."""
+    return [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in zip(params, grads, strict=True)]
+
+
 def adamw(
     params: list[Any],
     grads: list[Any],
@@ -28,7 +33,7 @@ def adamw(
         count = state.count.to(torch.float32)
         functional_adamw(
             params,
-            grads,
+            _laid_out(params, grads),
             state.mu,
             state.nu,
             [],
@@ -59,7 +64,7 @@ def sgd(
     with torch.no_grad():
         functional_sgd(
             params,
-            grads,
+            _laid_out(params, grads),
             list(state.trace) if momentum else [None] * len(params),
             fused=True,
             weight_decay=weight_decay,

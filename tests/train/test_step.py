@@ -232,6 +232,34 @@ def test_memory_is_flat(xp, device, backend):
     assert grown < 50
 
 
+@pytest.mark.parametrize(
+    "optimizer", [optim.adamw(0.1), optim.sgd(0.1), optim.sgd(0.1, momentum=0.9)], ids=["adamw", "sgd", "momentum"]
+)
+def test_a_gradient_in_another_memory_order_goes_where_it_belongs(device, xp, optimizer):
+    """That of a transposed parameter is one; kernels that walk memory would mix its elements up."""
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    slope = np.arange(12, dtype=np.float32).reshape(4, 3) - 5.5
+
+    def turned(model, batch):
+        return xp_sum(xdev.namespace(batch).permute_dims(model["w"], (1, 0)) * batch)
+
+    def straight(model, batch):
+        return xp_sum(model["w"] * batch)
+
+    found = []
+    for loss_of, batch in ((turned, slope), (straight, slope.T.copy())):
+        state = xdev.TrainState.create({"w": xp.asarray(weight)}, optimizer)
+        step = xdev.make_step(loss_of, optimizer)
+        for _ in range(3):
+            state, _ = step(state, xp.asarray(batch))
+        found.append(xdev.to_numpy(state.model["w"], copy=True))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def xp_sum(x):
+    return xdev.namespace(x).sum(x)
+
+
 # -- errors --------------------------------------------------------------------------------------------
 
 
