@@ -13,13 +13,13 @@ from typing import Any
 
 from . import registry, tree
 from .contract import Backend
-from .device import native_of, scope_of
+from .device import device_of_array, native_of, scope_of
 from .differentiation import argument_numbers, check_function, exactly, named, take_apart
 from .errors import ArrayTypeError, TracedValueError, a
 from .explanation import Surroundings, explained
 from .floating import default_float, is_wide
 from .ledger import caller
-from .random import tracing
+from .random import Generator, tracing
 from .replay import Forms, Replayed, Unreplayable, replayable
 
 __all__ = ["compile_function", "jit"]
@@ -93,7 +93,11 @@ def compile_function(
         values = tuple(args[i] for i in sorted(static))
         _check_hashable(values, [f"static_argnums={i}, but args[{i}]" for i in sorted(static)])
         exact = tuple(map(exactly, values)), tuple(map(exactly, constants))
-        if replays and replayable(backend, [x for x in arrays if hasattr(x, "dtype")]):
+        if (
+            replays
+            and _together(backend, arrays, (*args, *kwargs.values()))
+            and replayable(backend, [x for x in arrays if hasattr(x, "dtype")])
+        ):
             same = (treedef, tuple(dynamic), tuple(places), exact, default_float.get())
             try:
                 return _replay(f, backend, same, constants, arrays, args, kwargs, static, forms)
@@ -120,6 +124,15 @@ def compile_function(
         return box[0](out)
 
     return wrapped
+
+
+def _together(backend: Backend, arrays: list[Any], given: tuple[Any, ...]) -> bool:
+    """Return whether the words of generators, which the host may have, belong to the device of the arrays."""
+    own = [x for x in arrays if registry.find_backend(x) is backend]
+    if len(own) == len([x for x in arrays if hasattr(x, "dtype")]):
+        return True
+    devices = {x.device for x in given if isinstance(x, Generator)}
+    return bool(own) and devices == {device_of_array(backend, own[0])}
 
 
 def _replay(
@@ -150,7 +163,8 @@ def _replay(
     key = (backend, *same, tuple(map(exactly, fixed)), forms.surroundings.now())
     replayed = forms.get(key, make)
     given = [x for x in arrays if hasattr(x, "dtype")]
-    with explained(backend, named(args, kwargs), f), scope_of(given[0]):
+    placed = [x for x in given if registry.find_backend(x) is backend]
+    with explained(backend, named(args, kwargs), f), scope_of((placed or given)[0]):
         out, rebuild = replayed(given)
     forms.tell(replayed.why, functools.partial(_eagerly, f, backend))
     return rebuild(out)

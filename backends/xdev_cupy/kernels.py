@@ -30,8 +30,11 @@ def _where_its_arrays_are(kernel: Callable[..., Any]) -> Callable[..., Any]:
     def call(f: Any, x: Array, *args: Any, **kwargs: Any) -> Any:
         index = x.data.device_id
         for other in args:
-            if isinstance(other, cupy.ndarray) and other.data.device_id != index:  # products would not tell
-                raise ValueError("the device of an array is different from the current device")
+            if isinstance(other, cupy.ndarray):
+                if other.data.device_id != index:  # products would not tell
+                    raise ValueError("the device of an array is different from the current device")
+            elif hasattr(other, "shape") and hasattr(other, "dtype") and not isinstance(other, np.generic):
+                cupy.add(x, other)  # which refuses arrays of other frameworks
         if _current() == index:
             return kernel(f, x, *args, **kwargs)
         with cupy.cuda.Device(index):

@@ -48,9 +48,11 @@ class Patience:
 
 
 def replayable(backend: Backend, arrays: Sequence[Any]) -> bool:
-    """Return whether functions of these arrays can be recorded."""
+    """Return whether functions of these arrays, which are on one device, can be recorded."""
     kit = backend.replay
-    return kit is not None and all(isinstance(x, kit.arrays + kit.scalars) for x in arrays)
+    if kit is None or not all(isinstance(x, kit.arrays + kit.scalars) for x in arrays):
+        return False
+    return len({backend.device_of(x) for x in arrays if isinstance(x, kit.arrays)}) <= 1
 
 
 class Forms:
