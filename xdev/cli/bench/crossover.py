@@ -156,7 +156,7 @@ def busy() -> list[str]:
     if not hasattr(os, "getloadavg"):
         return []
     load, available = os.getloadavg()[0], cores()
-    if load <= available / 2:
+    if load <= 0.75 * available:
         return []
     return [
         f"This machine was busy: {load:.1f} processes on {available} core{'s' if available > 1 else ''} as it began. "
