@@ -8,6 +8,7 @@ rectangle is one memory, from the first call that touches it to the last.
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def plan_of_a_step():
     plans = []
     make_plan = compiled.make_plan
 
-    def kept(calls, outputs):
-        plans.append(make_plan(calls, outputs))
+    def kept(*args):
+        plans.append(make_plan(*args))
         return plans[-1]
 
     optimizer = optim.adamw(1e-3)
@@ -86,7 +87,9 @@ def rectangles(plan):
         # A result that takes the place of its operand begins within the call in which the operand ends.
         left = first + 0.5 * ((low, first) in ends and first != last)
         right = last + 1 - 0.5 * ((low, last) in begins and first != last)
-        yield left, right, low, made.memory.nbytes, kind_of(plan.calls[first]), made.shape
+        nbytes = made.memory.nbytes
+        whole = math.prod(made.shape) * made.dtype.itemsize == nbytes
+        yield left, right, low, nbytes, kind_of(plan.calls[first]), made.shape if whole else (nbytes // 4,)
 
 
 def phases(plan):
@@ -94,7 +97,8 @@ def phases(plan):
     from xdev.replay.recorder import parts_of
 
     count = len(plan.calls)
-    made = next(n for n, call in enumerate(plan.calls) for part in call.results if part.memory.number in plan.own)
+    its = plan.outputs[0].memory
+    made = next(n for n, call in enumerate(plan.calls) for part in call.results if part.memory is its)
     loss = {part.memory.number for part in parts_of(plan.calls[made].args)}
     forward = 1 + next(n for n, c in enumerate(plan.calls) for part in c.results if part.memory.number in loss)
     return [("forward", 0, forward), ("backward", forward, made), ("AdamW", made, count)]
@@ -155,15 +159,12 @@ def panel(plan, bottom, height, low, high, ticks, name):
 
 def picture():
     """Return the picture's text."""
-    from xdev.replay.plan import SMALL
-
     plan = plan_of_a_step()
     count = len(plan.calls)
     step = ACROSS / count
     found = memories(plan)
     apart = sum(made.memory.nbytes for _, _, made in found.values())
     alive = max(sum(m.memory.nbytes for first, last, m in found.values() if first <= n <= last) for n in range(count))
-    small = min(plan.offsets[number] for number, (_, _, m) in found.items() if m.memory.nbytes > SMALL)
     width, height = LEFT + ACROSS + RIGHT, 640
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
@@ -186,8 +187,7 @@ def picture():
     for n, call in enumerate(plan.calls):
         parts.append(box(LEFT + step * n, 54, step, 14, COLOURS[kind_of(call)], "#fff", 0.4))
     parts.append(text(LEFT - 7, 65, "calls", 10, "end"))
-    parts += panel(plan, 448, 368, 0, plan.nbytes, range(0, plan.nbytes, 128 * 1024), "KiB in the arena")
-    parts += panel(plan, 578, 104, 0, small, range(0, small, 1024), f"the lowest {size_of(small)}")
+    parts += panel(plan, 578, 498, 0, plan.nbytes, range(0, plan.nbytes, 128 * 1024), "KiB in the arena")
     for n in range(0, count + 1, 20):
         parts.append(text(LEFT + step * n, 593, f"{n}", 10))
     x = LEFT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import registry, tree
@@ -81,49 +81,103 @@ def compile_function(
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        static = {range(len(args))[number] for number in _within(numbers, len(args), f)}
-        leaves, treedef = tree.flatten((tuple(None if i in static else a for i, a in enumerate(args)), kwargs))
-        dynamic = [_is_dynamic(leaf) for leaf in leaves]
-        given = [leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if is_dynamic]
-        arrays, places = _tied(given)
+        pattern, arrays = _taken_apart(f, numbers, args, kwargs)
         backend = _first_backend(arrays)
         if backend is None:
             return f(*args, **kwargs)
-        constants = tuple(leaf for leaf, is_dynamic in zip(leaves, dynamic, strict=True) if not is_dynamic)
-        values = tuple(args[i] for i in sorted(static))
-        _check_hashable(values, [f"static_argnums={i}, but args[{i}]" for i in sorted(static)])
-        exact = tuple(map(exactly, values)), tuple(map(exactly, constants))
-        if (
-            replays
-            and _together(backend, arrays, (*args, *kwargs.values()))
-            and replayable(backend, [x for x in arrays if hasattr(x, "dtype")])
-        ):
-            same = (treedef, tuple(dynamic), tuple(places), exact, default_float.get())
+        roots = named(args, kwargs)
+        compiles = type(backend).jit is not Backend.jit
+        if replays and not compiles and _is_replayable(backend, arrays, (*args, *kwargs.values())):
             try:
-                return _replay(f, backend, same, constants, arrays, args, kwargs, static, forms)
+                return _replay(pattern, backend, arrays, forms, roots)
             except Unreplayable as why:
                 forms.tell(why, functools.partial(_eagerly, f, backend))
-        if type(backend).jit is Backend.jit:
-            placed = [x for x in arrays if registry.find_backend(x) is backend]
-            function, box = _compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
-            with explained(backend, named(args, kwargs), f), scope_of((placed or arrays)[0]):
-                out = function(arrays)
-            return box[0](out)
+        if not compiles:
+            with explained(backend, roots, f), _scope(backend, arrays):
+                out, rebuild = pattern(arrays)
+            return rebuild(out)
         # With the shapes, since what is no array in the result may depend on them.
         shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else type(x) for x in arrays)
-        key = (backend, treedef, tuple(dynamic), tuple(places), exact, shapes, default_float.get())
-        _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
+        pattern.check_constants()
+        key = (backend, pattern.key, shapes)
         if key not in kept:
-            wide = any(map(is_wide, arrays))
-            kept[key] = wide, *_compile(f, backend, treedef, dynamic, places, constants, args, static, donate)
-        wide, function, box = kept[key]
+            kept[key] = any(map(is_wide, arrays)), *_compile(pattern, backend, donate)
+        wide, function, rebuilds = kept[key]
         # An array of float64 may have left the block of xdev.precision in which it was made.
         held = backend.precision("float64") if wide else contextlib.nullcontext()
-        with explained(backend, named(args, kwargs), f), held:
+        with explained(backend, roots, f), held:
             out = function(arrays)
-        return box[0](out)
+        return rebuilds[0](out)
 
     return wrapped
+
+
+class _Pattern:
+    """What calls have in common that a function is compiled for, and the function of a list of arrays that they are.
+
+    Parameters
+    ----------
+    f : callable
+        What is called.
+    treedef : TreeDef
+        The structure of the arguments, None in the place of static ones.
+    places : sequence of int or None
+        For each leaf, which of the arrays it is; None for a constant.
+    constants : sequence
+        The leaves that are no arrays.
+    static : dict
+        Static arguments by position.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        treedef: tree.TreeDef,
+        places: Sequence[int | None],
+        constants: Sequence[Any],
+        static: dict[int, Any],
+    ) -> None:
+        self.function = f
+        self._treedef = treedef
+        self._places = tuple(places)
+        self._constants = tuple(constants)
+        self._static = static
+        _check_hashable(static.values(), [f"static_argnums={i}, but args[{i}]" for i in static])
+        exact = tuple(map(exactly, static.values())), tuple(map(exactly, constants))
+        self.key = treedef, self._places, exact, default_float.get()
+
+    def check_constants(self) -> None:
+        """Refuse leaves by whose values nothing can be found again."""
+        _check_hashable(self._constants, ["a leaf of the arguments"] * len(self._constants))
+
+    def __call__(self, arrays: list[Any]) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+        """Call the function; return its distinct arrays, and what makes its result of these."""
+        with tracing(object()):
+            still = iter(self._constants)
+            leaves = [next(still) if place is None else arrays[place] for place in self._places]
+            args, kwargs = tree.unflatten(self._treedef, leaves)
+            full = (self._static.get(i, a) for i, a in enumerate(args))
+            out, rebuild = take_apart(self.function(*full, **kwargs))
+            once, where = tree.unique(out)
+        return once, lambda results: rebuild([results[place] for place in where])
+
+
+def _taken_apart(
+    f: Callable[..., Any], numbers: tuple[int, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[_Pattern, list[Any]]:
+    """Return what a call has in common with others, and its arrays and numbers."""
+    static = {range(len(args))[number] for number in _within(numbers, len(args), f)}
+    leaves, treedef = tree.flatten((tuple(None if i in static else a for i, a in enumerate(args)), kwargs))
+    arrays, places, constants = _tied(leaves)
+    return _Pattern(f, treedef, places, constants, {i: args[i] for i in sorted(static)}), arrays
+
+
+def _is_replayable(backend: Backend, arrays: list[Any], given: tuple[Any, ...]) -> bool:
+    return _together(backend, arrays, given) and replayable(backend, [x for x in arrays if hasattr(x, "dtype")])
+
+
+def _scope(backend: Backend, arrays: list[Any]) -> contextlib.AbstractContextManager[Any]:
+    return scope_of(next((x for x in arrays if registry.find_backend(x) is backend), arrays[0]))
 
 
 def _together(backend: Backend, arrays: list[Any], given: tuple[Any, ...]) -> bool:
@@ -135,38 +189,20 @@ def _together(backend: Backend, arrays: list[Any], given: tuple[Any, ...]) -> bo
     return bool(own) and devices == {device_of_array(backend, own[0])}
 
 
-def _replay(
-    f: Callable[..., Any],
-    backend: Backend,
-    same: tuple[Any, ...],
-    constants: tuple[Any, ...],
-    arrays: list[Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    static: set[int],
-    forms: _Surrounded,
-) -> Any:
+def _replay(pattern: _Pattern, backend: Backend, arrays: list[Any], forms: _Surrounded, roots: Any) -> Any:
     """Call a function that is recorded and replayed; Python numbers are the same for all calls of a recording."""
-    treedef, dynamic, places, _, _ = same
     fixed = tuple(None if hasattr(x, "dtype") else x for x in arrays)
-    _check_hashable(constants, ["a leaf of the arguments"] * len(constants))
+    pattern.check_constants()
 
-    def make() -> Replayed:
-        function, box = _of_arrays(f, treedef, list(dynamic), list(places), constants, args, static)
+    def of_given(leaves: list[Any]) -> tuple[list[Any], Any]:
+        moving = iter(leaves)
+        return pattern([next(moving) if x is None else x for x in fixed])
 
-        def of_given(leaves: list[Any]) -> tuple[list[Any], Any]:
-            moving = iter(leaves)
-            return function([next(moving) if x is None else x for x in fixed]), box[0]
-
-        return Replayed(of_given, backend, _no_value)
-
-    key = (backend, *same, tuple(map(exactly, fixed)), forms.surroundings.now())
-    replayed = forms.get(key, make)
-    given = [x for x in arrays if hasattr(x, "dtype")]
-    placed = [x for x in given if registry.find_backend(x) is backend]
-    with explained(backend, named(args, kwargs), f), scope_of((placed or given)[0]):
-        out, rebuild = replayed(given)
-    forms.tell(replayed.why, functools.partial(_eagerly, f, backend))
+    key = (backend, pattern.key, tuple(map(exactly, fixed)), forms.surroundings.now())
+    replayed = forms.get(key, lambda: Replayed(of_given, backend, _no_value))
+    with explained(backend, roots, pattern.function), _scope(backend, arrays):
+        out, rebuild = replayed([x for x in arrays if hasattr(x, "dtype")])
+    forms.tell(replayed.why, functools.partial(_eagerly, pattern.function, backend))
     return rebuild(out)
 
 
@@ -195,22 +231,27 @@ def _no_value(what: str) -> None:
     )
 
 
-def _tied(given: list[Any]) -> tuple[list[Any], list[int]]:
-    """Return arrays and numbers, an array that stands twice only once, so that it is tied inside; and their places."""
+def _tied(leaves: list[Any]) -> tuple[list[Any], list[int | None], list[Any]]:
+    """Return arrays and numbers, their places, and the other leaves; an array that stands twice is there once."""
     arrays: list[Any] = []
-    places: list[int] = []
+    places: list[int | None] = []
+    constants: list[Any] = []
     seen: dict[int, int] = {}
-    for x in given:
+    for x in leaves:
+        if not _is_dynamic(x):
+            constants.append(x)
+            places.append(None)
+            continue
         place = seen.get(id(x), len(arrays))
         if place == len(arrays):
             arrays.append(x)
             if native_of(x) is not None:  # equal numbers may happen to be one object
                 seen[id(x)] = place
         places.append(place)
-    return arrays, places
+    return arrays, places, constants
 
 
-def _check_hashable(values: tuple[Any, ...], subjects: list[str]) -> None:
+def _check_hashable(values: Iterable[Any], subjects: list[str]) -> None:
     for value, subject in zip(values, subjects, strict=True):
         try:
             hash(value)
@@ -230,43 +271,17 @@ def _within(numbers: tuple[int, ...], count: int, f: Callable[..., Any]) -> tupl
 
 
 def _compile(
-    f: Callable[..., Any],
-    backend: Backend,
-    treedef: tree.TreeDef,
-    dynamic: list[bool],
-    places: list[int],
-    constants: tuple[Any, ...],
-    args: tuple[Any, ...],
-    static: set[int],
-    donate: bool,
-) -> tuple[Callable[..., Any], list[Callable[[list[Any]], Any]]]:
-    of_arrays, box = _of_arrays(f, treedef, dynamic, places, constants, args, static)
-    return backend.jit(of_arrays, donate=(0,) if donate else ()), box
-
-
-def _of_arrays(
-    f: Callable[..., Any],
-    treedef: tree.TreeDef,
-    dynamic: list[bool],
-    places: list[int],
-    constants: tuple[Any, ...],
-    args: tuple[Any, ...],
-    static: set[int],
-) -> tuple[Callable[[list[Any]], list[Any]], list[Any]]:
-    """Return a function of lists of arrays; what makes the result of its last call is in the list beside it."""
-    box: list[Any] = []
-    kept = {i: args[i] for i in static}
+    pattern: _Pattern, backend: Backend, donate: bool
+) -> tuple[Callable[[list[Any]], list[Any]], list[Callable[[list[Any]], Any]]]:
+    """Return a compiled function of arrays, and the list that holds what makes its result once it has been traced."""
+    rebuilds: list[Callable[[list[Any]], Any]] = []
 
     def of_arrays(arrays: list[Any]) -> list[Any]:
-        with tracing(object()):
-            moving, still = (arrays[place] for place in places), iter(constants)
-            full, kwargs = tree.unflatten(treedef, [next(moving) if d else next(still) for d in dynamic])
-            out, rebuild = take_apart(f(*(kept.get(i, a) for i, a in enumerate(full)), **kwargs))
-            once, where = tree.unique(out)
-        box[:] = [lambda results: rebuild([results[place] for place in where])]
-        return once
+        out, rebuild = pattern(arrays)
+        rebuilds[:] = [rebuild]
+        return out
 
-    return of_arrays, box
+    return backend.jit(of_arrays, donate=(0,) if donate else ()), rebuilds
 
 
 def _is_dynamic(leaf: Any) -> bool:

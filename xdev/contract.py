@@ -199,13 +199,13 @@ class Backend(ABC):
     """The command that installs it."""
     is_host: ClassVar[bool] = False
     """Whether its arrays are the host's own, so that what arrives there has left the devices; NumPy alone."""
-    priority: ClassVar[int] = 0
-    """Rank when the best device is chosen; higher comes first."""
+    priority: ClassVar[int] = 0  # rank when the best device is chosen; higher comes first
     capabilities: ClassVar[Capabilities] = Capabilities()
     """What its arrays can do, as flags that others read instead of its name."""
     kernels: Mapping[str, Callable[..., Any]] = {}
     """Fast paths for the functions of `xdev.ops`, by name."""
     replay: Any = None  # what recording and replaying functions needs, where that can be
+    trainer: Any = None  # (name, params) -> `xdev.train.state.Trainer` of a run with that in-place update, or None
     xp: Any  # the Array API namespace, not bound to a device
 
     # -- required -----------------------------------------------------------------------------------

@@ -139,10 +139,12 @@ def differentiate(
     function: Callable[[list[Any]], tuple[Any, list[Any]]],
     leaves: list[Any],
     names: Callable[[], Sequence[str]] | None = None,
+    trainer: Any = None,
 ) -> tuple[Any, list[Any], list[Any]]:
     """Return (value, auxiliary arrays, gradients) by the backend's gradients, or else by the tape.
 
-    `names` gives what the leaves are called in the warning that the value depends on none of them.
+    `names` gives what the leaves are called in the warning that the value depends on none of them. A `trainer` takes
+    the gradients in place of the backend.
     """
     if not on_tape(backend):
 
@@ -151,7 +153,7 @@ def differentiate(
             check_loss(value)
             return value, aux
 
-        native = backend.value_and_grad(checked, leaves)
+        native = (trainer or backend).value_and_grad(checked, leaves)
         if native is not NotImplemented:
             value, aux, gradients = native
             if gradients is None:

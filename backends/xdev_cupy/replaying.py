@@ -29,6 +29,8 @@ class Kit:
     """What comes from the host with arrays: the words of a generator."""
     counts = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
     """Whether counts of references say who holds an array."""
+    copied = 0
+    """Bytes up to which outputs are copied to the caller: none, each copy would be a launch."""
     writing = frozenset({"copyto"})
     """Functions that write into their first argument."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import functions
 from .attention import attention, attention_backward, attention_forward
-from .rows import as_rows, column_sums, constants, row_means, widened
+from .rows import as_rows, column_sums, constants, long_rows, row_means, widened
 
 __all__ = ["KERNELS"]
 
@@ -84,8 +84,11 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 def _relu(f: Any, x: Array) -> Array:
     if not isinstance(x, np.ndarray) or not x.ndim:
         return f.maximum(x, 0)
-    # Against a row of zeros: against a single one NumPy's maximum runs without SIMD.
-    return f.maximum(x, constants(x.shape[-1], 0.0, x.dtype), out=f.empty(x.shape, x.dtype))
+    # Against a row of zeros, and a long one: against a single one NumPy's maximum runs without SIMD.
+    y = f.empty(x.shape, x.dtype)
+    rows = long_rows(x)
+    f.maximum(rows, constants(rows.shape[-1], 0.0, x.dtype), out=y.reshape(rows.shape))
+    return y
 
 
 def _relu_backward(f: Any, g: Array, y: Array, x: Array, *, needs: Any) -> Any:

@@ -22,6 +22,8 @@ class Kit:
     scalars = (np.generic,)
     counts = COUNTS
     """Whether counts of references say who holds an array."""
+    copied = 2048
+    """Bytes up to which outputs are copied to the caller, which takes no time on the host."""
     writing = frozenset({"copyto", "put", "shift_rows"})
     """Functions that write into their first argument."""
 
@@ -176,6 +178,14 @@ def _copy_flat(result: Any, x: Any) -> None:
     np.copyto(result.reshape(x.shape), x)
 
 
+def _numbers(result: Any, function: Any, *args: Any) -> Any:
+    return _fill, (result, function, args)
+
+
+def _fill(result: Any, function: Any, args: Any) -> None:
+    result[...] = function(*args)
+
+
 def _cast(result: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     return np.copyto, (result, x, "unsafe")
 
@@ -190,6 +200,7 @@ _INTO: dict[str, Any] = {
     "max": _reduction(np.maximum, None),
     "maximum.reduce": _reduction(np.maximum, 0),
     "min": _reduction(np.minimum, None),
+    "numbers": _numbers,
     "ones": _filled(1),
     "ones_like": _filled(1, like=True),
     "prod": _reduction(np.multiply, None),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_rows", "column_sums", "constants", "is_wide", "row_means", "widened"]
+__all__ = ["as_rows", "column_sums", "constants", "is_wide", "long_rows", "row_means", "widened"]
 
 Array = Any
 
@@ -19,9 +19,13 @@ def _kept(n: int, value: float, dtype: Any) -> Array:
     return made
 
 
+KEPT = 16_384
+"""The longest vector of equal numbers that is made once."""
+
+
 def constants(n: int, value: float, dtype: Any) -> Array:
     """Return n equal numbers; short vectors are made once, since making them costs as much as using them."""
-    return _kept(n, value, dtype) if n <= 16_384 else np.full(n, value, dtype)
+    return _kept(n, value, dtype) if n <= KEPT else np.full(n, value, dtype)
 
 
 def is_wide(x: Array) -> bool:
@@ -37,6 +41,12 @@ def widened(f: Any, x: Array) -> Array:
 def as_rows(f: Any, x: Array) -> Array:
     """Return an array with all axes but the last as one."""
     return x if x.ndim == 2 else f.reshape(x, (-1, x.shape[-1]))
+
+
+def long_rows(x: Array) -> Array:
+    """Return an array with its elements in longer rows, as a view, if they lie in memory like that."""
+    n = min(x.size & -x.size, KEPT)
+    return x.reshape(-1, n) if n > x.shape[-1] and x.flags.c_contiguous else x
 
 
 def column_sums(f: Any, g: Array) -> Array:

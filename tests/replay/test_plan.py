@@ -8,10 +8,11 @@ import random
 import numpy as np
 import pytest
 
-from xdev.replay.plan import ALIGNMENT, SMALL, make_plan
+from xdev.replay.plan import ALIGNMENT, make_plan
 from xdev.replay.recorder import Call, Memory, Part, Unreplayable, parts_of
 
 F4 = np.dtype("float32")
+LARGE = 2048
 
 
 class Recording:
@@ -41,8 +42,8 @@ class Recording:
         self.calls.append(Call(function.__name__, function, (*args, into), {}, (), (), (into,)))
         into.memory.written = True
 
-    def plan(self, *outputs):
-        return make_plan(self.calls, list(outputs))
+    def plan(self, *outputs, copied=0):
+        return make_plan(self.calls, list(outputs), copied)
 
 
 def mixed(*arrays):
@@ -156,6 +157,71 @@ def test_an_output_has_an_array_of_its_own_only_if_it_is_all_of_it():
     assert set(plan.offsets) == {part.memory.number, twice.memory.number}
 
 
+def test_small_outputs_are_copied_to_the_caller():
+    r = Recording()
+    small, large = r.call(np.sin, r.argument()), r.call(np.sin, r.argument(64, place=1), size=64)
+    plan = r.plan(small, large, copied=64)
+    assert set(plan.own) == {large.memory.number}
+    assert set(plan.offsets) == {small.memory.number}
+
+
+def copy(r, source, into):
+    r.calls.append(Call("copyto", np.copyto, (into, source), {}, (), (), (into,)))
+    into.memory.written = True
+
+
+def test_what_is_copied_into_a_part_is_written_there():
+    r = Recording()
+    flat = r.memory(48)
+    a, b, c = (r.call(mixed, r.argument(place=k)) for k in range(3))
+    for k, x in enumerate((a, b, c)):
+        copy(r, x, r.part(flat, 16 * k, 16 * k + 16))
+    result = r.call(mixed, r.part(flat), size=48)
+    plan = r.plan(result)
+    assert [call.name for call in plan.calls] == ["mixed"] * 4
+    assert [call.results[0].memory for call in plan.calls[:3]] == [flat] * 3
+    assert [call.results[0].offset for call in plan.calls[:3]] == [0, 64, 128]
+    assert plan.spans[flat.number] == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "why", ["read later", "returned", "an argument", "another dtype", "into an argument", "out of turn", "a part", "gaps"]
+)
+def test_a_copy_stays(why):
+    r = Recording()
+    flat, x = r.memory(48), r.argument()
+    a = x if why == "an argument" else r.call(mixed, x, size=32 if why == "a part" else 16)
+    into = r.part(flat, 0, 32, 2) if why == "gaps" else r.part(flat, 16, 32)
+    rest = [r.part(flat, 0, 16), r.part(flat, 32, 48)]
+    if why == "another dtype":
+        into = into._replace(dtype=np.dtype("int32"))
+    if why == "into an argument":
+        into = r.argument(place=1)
+    if why == "out of turn":
+        copy(r, r.argument(place=2), rest.pop())
+    copy(r, r.part(a.memory, 0, 16) if why == "a part" else a, into)
+    for part in rest:
+        copy(r, r.argument(place=2), part)
+    result = r.call(mixed, into, r.part(flat), a if why == "read later" else x)
+    plan = r.plan(result, *([a] if why == "returned" else ()))
+    copied = [call for call in plan.calls if call.name == "copyto" and call.args[0] == into]
+    assert len(copied) == 1
+
+
+def test_parts_of_what_is_a_part_move_with_it():
+    r = Recording()
+    inner, outer = r.memory(32), r.memory(48)
+    a = r.call(mixed, r.argument())
+    copy(r, a, r.part(inner, 0, 16))
+    copy(r, r.argument(place=1), r.part(inner, 16, 32))
+    copy(r, r.argument(place=2), r.part(outer, 0, 16))
+    copy(r, r.part(inner), r.part(outer, 16, 48))
+    plan = r.plan(r.call(mixed, r.part(outer), size=48))
+    (made,) = plan.calls[0].results
+    assert (made.memory, made.offset) == (outer, 64)
+    assert [call.args[0].offset for call in plan.calls if call.name == "copyto"] == [128, 0]
+
+
 def test_what_is_copied_to_the_caller_lives_to_the_end():
     r = Recording()
     x = r.argument()
@@ -196,9 +262,9 @@ def _overlap(plan, nbytes):
 def test_what_is_alive_never_overlaps(seed):
     draw = random.Random(seed)
     r = Recording()
-    arrays = [r.argument(16), r.argument(SMALL, place=1)]
+    arrays = [r.argument(16), r.argument(LARGE, place=1)]
     for _ in range(draw.randint(2, 60)):
-        size = draw.choice([1, 16, 17, 500, SMALL // 4, SMALL, 3000])
+        size = draw.choice([1, 16, 17, 500, LARGE // 4, LARGE, 3000])
         like = [x for x in arrays if x.memory.nbytes == 4 * size and len(x.shape) == 1 and x.shape[0] == size]
         if like and draw.random() < 0.6:
             arrays.append(r.call(np.add, draw.choice(like), draw.choice(like), size=size))
@@ -226,8 +292,8 @@ def test_what_is_alive_never_overlaps(seed):
 
 def test_the_arena_is_smaller_than_all_arrays():
     r = Recording()
-    x = r.argument(SMALL)
+    x = r.argument(LARGE)
     for _ in range(50):
-        x = r.call(mixed, x, size=SMALL)
+        x = r.call(mixed, x, size=LARGE)
     plan = r.plan(r.call(mixed, x))
-    assert plan.nbytes == 2 * 4 * SMALL
+    assert plan.nbytes == 2 * 4 * LARGE

@@ -206,7 +206,7 @@ class Replayed:
         try:
             if recorder.why is not None:
                 raise recorder.why
-            plan = make_plan(recorder.calls, [part for part in parts if part is not None])
+            plan = make_plan(recorder.calls, [part for part in parts if part is not None], self._kit.copied)
             return outputs, Program(plan, self._kit), rest
         except Unreplayable as why:
             self.why = why

@@ -6,9 +6,13 @@ alive at once, or by an elementwise result and the operand that it is the last t
 
 from __future__ import annotations
 
+import bisect
+import heapq
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .recorder import Call, Memory, Part, Unreplayable, parts_of
 
@@ -16,8 +20,6 @@ __all__ = ["Plan", "make_plan"]
 
 ALIGNMENT = 64
 """Bytes; a line of the processor's cache."""
-SMALL = 2048
-"""Bytes up to which memory is given out again by size, so that long chains of small arrays are planned in no time."""
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Plan:
     calls
         In order.
     outputs
-        What is returned; None where the function returned no array.
+        What is returned.
     own
         The memory of outputs that gets an array of its own in each call, by number.
     offsets
@@ -37,7 +39,9 @@ class Plan:
     nbytes
         The size of the arena.
     spans
-        By number, the first and the last call that touches it.
+        By number, the first and the last call that touches its place.
+    sizes
+        Bytes of each place, by the number of the memory that was there first.
     """
 
     calls: list[Call]
@@ -49,7 +53,7 @@ class Plan:
     sizes: dict[int, int] = field(default_factory=dict)
 
 
-def make_plan(calls: Sequence[Call], outputs: Sequence[Part]) -> Plan:
+def make_plan(calls: Sequence[Call], outputs: Sequence[Part], copied: int = 0) -> Plan:
     """Return the plan of a recording.
 
     Parameters
@@ -58,6 +62,8 @@ def make_plan(calls: Sequence[Call], outputs: Sequence[Part]) -> Plan:
         As recorded.
     outputs : sequence of Part
         The arrays that the function returned.
+    copied : int
+        Bytes up to which outputs are copied to the caller: calls would have to be bound to arrays of their own.
 
     Returns
     -------
@@ -71,11 +77,15 @@ def make_plan(calls: Sequence[Call], outputs: Sequence[Part]) -> Plan:
     """
     kept = _needed([call for call in calls if not _is_fixed(call)], outputs)
     _check(kept, outputs)
+    kept = _without_copies(kept, outputs)
     times = Counter(part.memory.number for part in outputs)
     own = {
         part.memory.number: part
         for part in outputs
-        if _is_planned(part.memory) and times[part.memory.number] == 1 and _is_whole(part)
+        if times[part.memory.number] == 1
+        and part.memory.nbytes > copied
+        and _is_planned(part.memory)
+        and _is_whole(part)
     }
     plan = Plan(kept, list(outputs), own)
     _place(plan)
@@ -86,13 +96,24 @@ def _is_planned(memory: Memory) -> bool:
     return memory.made and not memory.fixed
 
 
-def _is_whole(part: Part) -> bool:
+def _end(part: Part) -> int:
+    """Return where a part ends in its memory."""
+    reach = sum(max(n - 1, 0) * max(s, 0) for n, s in zip(part.shape, part.strides, strict=True))
+    return part.offset + int(part.dtype.itemsize) + reach
+
+
+def _is_dense(part: Part) -> bool:
+    """Return whether a part is in C order, without gaps."""
     expected, strides = part.dtype.itemsize, []
     for n in reversed(part.shape):
         strides.append(expected)
         expected *= n
-    dense = 0 not in part.shape and part.offset == 0 and expected == part.memory.nbytes
-    return dense and part.strides == tuple(reversed(strides))
+    return 0 not in part.shape and part.strides == tuple(reversed(strides))
+
+
+def _is_whole(part: Part) -> bool:
+    """Return whether a part is its memory from end to end, in C order."""
+    return part.offset == 0 and part.dtype.itemsize * math.prod(part.shape) == part.memory.nbytes and _is_dense(part)
 
 
 def _is_fixed(call: Call) -> bool:
@@ -138,6 +159,54 @@ def _check(calls: Sequence[Call], outputs: Sequence[Part]) -> None:
             raise Unreplayable("it returns memory that nothing wrote")
 
 
+def _touched(call: Call) -> Iterable[Part]:
+    return *parts_of(call.args), *parts_of(call.kwargs), *call.results, *call.writes
+
+
+def _without_copies(calls: list[Call], outputs: Sequence[Part]) -> list[Call]:
+    """Let memory that ends in a copy into a part of another be that part from the start."""
+    last = {part.memory.number: n for n, call in enumerate(calls) for part in _touched(call)}
+    kept = {part.memory.number for part in outputs}
+    reach: dict[int, int] = defaultdict(int)  # up to where a memory has been touched
+    moves: dict[int, Part] = {}
+    rest = []
+    for n, call in enumerate(calls):
+        if call.name == "copyto" and len(call.args) == 2 and type(call.args[1]) is Part and not call.kwargs:
+            into, source = call.args
+            number = source.memory.number
+            ends = last[number] == n and number not in kept
+            if ends and reach[into.memory.number] <= into.offset and _is_the_same(source, into):
+                moves[number] = into
+                reach[into.memory.number] = into.offset + source.memory.nbytes
+                continue
+        rest.append(call)
+        for part in _touched(call):
+            reach[part.memory.number] = max(reach[part.memory.number], _end(part))
+    return [call._replace(**{name: _moved(getattr(call, name), moves) for name in _HOLDING}) for call in rest]
+
+
+_HOLDING = ("args", "kwargs", "results", "writes")
+
+
+def _is_the_same(source: Part, into: Part) -> bool:
+    """Return whether all that a memory holds has the same layout in a part of another."""
+    memory, host = source.memory, into.memory
+    planned = memory is not host and _is_planned(memory) and _is_planned(host)
+    return planned and _is_whole(source) and _is_dense(into) and source[2:] == into[2:]
+
+
+def _moved(value: Any, moves: dict[int, Part]) -> Any:
+    """Return a value with its parts where their memory is a part of another."""
+    kind = type(value)
+    if kind is Part:
+        while (into := moves.get(value.memory.number)) is not None:
+            value = value._replace(memory=into.memory, offset=value.offset + into.offset)
+        return value
+    if kind is tuple or kind is list:
+        return kind(_moved(item, moves) for item in value)
+    return {key: _moved(item, moves) for key, item in value.items()} if kind is dict else value
+
+
 # -- the arena -----------------------------------------------------------------------------------------------
 
 
@@ -147,7 +216,7 @@ def _place(plan: Plan) -> None:
     last: dict[int, int] = {}
     memories: dict[int, Memory] = {}
     for n, call in enumerate(plan.calls):
-        for part in (*parts_of(call.args), *parts_of(call.kwargs), *call.results, *call.writes):
+        for part in _touched(call):
             number = part.memory.number
             if _is_planned(part.memory) and number not in plan.own:
                 memories[number] = part.memory
@@ -157,26 +226,25 @@ def _place(plan: Plan) -> None:
         if part.memory.number in last:
             last[part.memory.number] = len(plan.calls)
     group = _share(plan.calls, first, last)
-    sizes: dict[int, int] = defaultdict(int)
-    for number, memory in memories.items():
-        head = group.get(number, number)
-        sizes[head] = max(sizes[head], -(-max(memory.nbytes, 1) // ALIGNMENT) * ALIGNMENT)
-    spans = {head: (first[head], last[head]) for head in sizes}
-    offsets, small_end = _small(spans, sizes)
-    plan.nbytes = _large(spans, sizes, offsets, small_end)
-    plan.offsets = {number: offsets[group.get(number, number)] for number in memories}
-    plan.spans, plan.sizes = {number: spans[group.get(number, number)] for number in memories}, dict(sizes)
+    heads = {number: group.get(number, number) for number in memories}
+    for number, head in heads.items():
+        size = -(-max(memories[number].nbytes, 1) // ALIGNMENT) * ALIGNMENT
+        plan.sizes[head] = max(plan.sizes.get(head, 0), size)
+    offsets, plan.nbytes = _offsets(plan.sizes, first, last)
+    plan.offsets = {number: offsets[head] for number, head in heads.items()}
+    plan.spans = {number: (first[head], last[head]) for number, head in heads.items()}
 
 
 def _share(calls: Sequence[Call], first: dict[int, int], last: dict[int, int]) -> dict[int, int]:
     """Let elementwise results take the place of an operand that nothing reads later; return who leads whom."""
     group: dict[int, int] = {}
     for n, call in enumerate(calls):
-        if len(call.results) != 1 or call.writes or not _is_elementwise(call):
+        made = (*call.results, *call.writes)
+        if len(made) != 1 or not _is_elementwise(call):
             continue
-        result = call.results[0]
+        (result,) = made
         number = result.memory.number
-        if first.get(number) != n:
+        if first.get(number) != n or math.prod(result.shape) * result.dtype.itemsize != result.memory.nbytes:
             continue
         operands = list(_reads(call))
         for part in operands:
@@ -199,44 +267,41 @@ def _is_elementwise(call: Call) -> bool:
     return getattr(call.function, "nin", 0) > 0 and getattr(call.function, "signature", None) is None
 
 
-def _small(spans: dict[int, tuple[int, int]], sizes: dict[int, int]) -> tuple[dict[int, int], int]:
-    """Place what is small: memory that is free again goes to the next of its size."""
+def _offsets(sizes: dict[int, int], first: dict[int, int], last: dict[int, int]) -> tuple[dict[int, int], int]:
+    """Place what lives at once side by side, each in the smallest gap that it fits into; return the size of all."""
     offsets: dict[int, int] = {}
     end = 0
-    free: dict[int, list[int]] = defaultdict(list)
-    ending: dict[int, list[int]] = defaultdict(list)
-    now = 0
-    for number in sorted((k for k, size in sizes.items() if size <= SMALL), key=lambda k: spans[k][0]):
-        start, stop = spans[number]
-        for time in range(now, start):
-            for other in ending.pop(time, ()):
-                free[sizes[other]].append(offsets[other])
-        now = start
+    gaps: list[tuple[int, int]] = []  # (size, offset)
+    ending: list[tuple[int, int]] = []  # (last call, number)
+    for number in sorted(sizes, key=lambda k: (first[k], -sizes[k])):
+        while ending and ending[0][0] < first[number]:
+            gone = heapq.heappop(ending)[1]
+            gaps = _joined(gaps, offsets[gone], sizes[gone])
         size = sizes[number]
-        if free[size]:
-            offsets[number] = free[size].pop()
-        else:
-            offsets[number] = end
-            end += size
-        ending[stop].append(number)
+        place = bisect.bisect_left(gaps, (size, -1))
+        if place < len(gaps):
+            length, offset = gaps.pop(place)
+        else:  # the last gap, if it ends there, grows
+            length, offset = next((gap for gap in gaps if sum(gap) == end), (0, end))
+            if length:
+                gaps.remove((length, offset))
+            end, length = offset + size, size
+        offsets[number] = offset
+        if length > size:
+            bisect.insort(gaps, (length - size, offset + size))
+        heapq.heappush(ending, (last[number], number))
     return offsets, end
 
 
-def _large(spans: dict[int, tuple[int, int]], sizes: dict[int, int], offsets: dict[int, int], base: int) -> int:
-    """Place what is large, the largest first, each at the lowest offset that is free while it lives."""
-    placed: list[tuple[int, int, int, int]] = []  # by offset: offset, end, first, last
-    top = base
-    for number in sorted((k for k, size in sizes.items() if size > SMALL), key=lambda k: (-sizes[k], spans[k][0])):
-        start, stop = spans[number]
-        size, offset = sizes[number], base
-        for low, high, begin, end in placed:
-            if begin > stop or end < start or high <= offset:
-                continue
-            if low - offset >= size:
-                break
-            offset = high
-        offsets[number] = offset
-        placed.append((offset, offset + size, start, stop))
-        placed.sort()
-        top = max(top, offset + size)
-    return top
+def _joined(gaps: list[tuple[int, int]], offset: int, size: int) -> list[tuple[int, int]]:
+    """Return gaps with another one, as one with those beside it."""
+    rest = []
+    for length, start in gaps:
+        if start + length == offset:
+            offset, size = start, size + length
+        elif start == offset + size:
+            size += length
+        else:
+            rest.append((length, start))
+    bisect.insort(rest, (size, offset))
+    return rest

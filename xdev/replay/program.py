@@ -117,10 +117,10 @@ class Program:
         else:
             frame = self._frames.pop(0)
             self._frames.append(frame)
-        self._renew(frame, arrays)
+        self._renew(frame)
         return frame
 
-    def _renew(self, frame: _Frame, arrays: Sequence[Any]) -> None:
+    def _renew(self, frame: _Frame) -> None:
         """Give a frame new arrays for its outputs."""
         frame.outputs = {number: self._kit.empty(part.shape, part.dtype) for number, part in self.plan.own.items()}
         for n in {n for rows in self._results.values() for n in rows}:

@@ -6,89 +6,104 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .. import tree
 from ..contract import Array, Backend
+from ..differentiation import exactly
+from ..explanation import Surroundings
+from ..floating import default_float
 from ..replay import Replayed, Unreplayable, replayable, view_of, write_back
+from .forms import Form
 from .packed import Packed
+from .state import Flattened, TrainState
 
 __all__ = ["ReplayedStep", "eager_step"]
 
 
 class ReplayedStep:
-    """A step as a function of lists of arrays, in the form of one that a backend compiles.
+    """A step that is recorded once for each layout of its batches, and replayed.
 
     Parameters
     ----------
+    owner : Step
+        Whose it is.
+    form : Form
+        What it is recorded for.
     step : callable
         Takes (params, others, optimizer state, words of the generator, batch), each a list, and returns the first
-        three, the loss and a list of metrics.
-    box : list
-        Holds what makes metrics of that list, after `step` has run.
-    backend : Backend
-        Of the arrays.
+        three, the loss, a list of metrics, and what makes metrics of such a list.
     leaves : list
         A batch; what is no array in it is the same in every call.
+    surroundings : Surroundings
+        What the loss takes from outside.
+    tell : callable
+        Called with the reason why a step stays eager, or None.
     """
 
-    def __init__(self, step: Callable[..., Any], box: list[Any], backend: Backend, leaves: list[Any]) -> None:
-        self._backend = backend
+    def __init__(
+        self,
+        owner: Any,
+        form: Form,
+        step: Callable[..., Any],
+        leaves: list[Any],
+        surroundings: Surroundings,
+        tell: Callable[[Unreplayable | None], None],
+    ) -> None:
+        self._owner = owner
+        self._form = form
         self._step = step
-        self._box = box
+        self._surroundings = surroundings
+        self._now = surroundings.now()
+        self._tell = tell
         self._fixed = [None if hasattr(x, "dtype") else x for x in leaves]
-        self._replayed = Replayed(self._of_arrays, backend)
+        self._replayed = Replayed(self._of_arrays, form.backend)
         self._packed: Any = None  # of the call that is under way
         self._lock = threading.Lock()
         self._words = 0
 
-    @property
-    def why(self) -> Unreplayable | None:
-        """Why the step stays eager; None if it does not."""
-        return self._replayed.why
+    def fits(self, owner: Any, leaves: list[Array], treedef: tree.TreeDef) -> bool:
+        """Return whether states that it made go on with it, given such a batch."""
+        form = self._form
+        return (
+            owner is self._owner
+            and default_float.get() == form.dtype
+            and treedef == form.batch
+            and tuple([exactly(x) for x in leaves if not hasattr(x, "dtype")]) == form.rest
+            and self._surroundings.now() == self._now
+        )
 
-    def __call__(
-        self, packed: Packed | None, lists: list[list[Array]], words: list[Array], leaves: list[Any]
-    ) -> tuple[Packed, Array, dict[str, Any]]:
-        """Take a step; the state's arrays are written in place, where `packed`, or what is returned, has them.
+    def take(self, state: TrainState, leaves: list[Array]) -> tuple[TrainState, dict[str, Any]] | None:
+        """Take a step, the state's arrays written in place; return None, with nothing done, if it stays eager."""
+        opt_state = state.flat_opt_state()
+        words = [] if self._form.rng is None else tree.leaves(state.rng())
+        try:
+            packed = self._packed_of(state.packed, [state.params, state.others, opt_state.leaves])
+            out, rebuild = self._replay(packed, words, [x for x in leaves if hasattr(x, "dtype")])
+        except Unreplayable as why:
+            self._tell(why)
+            return None
+        self._tell(self._replayed.why)
+        params, others, opt_leaves = packed.lists
+        after = state.succeed(params, others, Flattened(opt_leaves, opt_state.treedef), form=self, packed=packed)
+        return after, rebuild(out)
 
-        Parameters
-        ----------
-        packed : Packed or None
-            What the step before returned.
-        lists : list of lists of arrays
-            The trained arrays of the state, its other ones, and the leaves of the optimizer's state.
-        words : list of arrays
-            Of the generator.
-        leaves : list
-            Of the batch.
+    def _packed_of(self, packed: Packed | None, lists: list[list[Array]]) -> Packed:
+        """Return the arrays of a state as the step has them."""
+        if packed is not None and packed.holds(lists):
+            return packed
+        if self._replayed.why is not None:
+            raise self._replayed.why
+        if not replayable(self._form.backend, [x for arrays in lists for x in arrays]):
+            raise Unreplayable("an array of the state is of another kind", told=True)
+        return Packed(self._form.backend.replay, lists)
 
-        Returns
-        -------
-        packed : Packed
-            The state's arrays after the step.
-        value : array
-            The loss.
-        metrics : dict
-            The metrics.
-
-        Raises
-        ------
-        Unreplayable
-            If it cannot be replayed; nothing has been done then.
-        """
-        batch = [*words, *(x for x in leaves if hasattr(x, "dtype"))]
-        if packed is None or not packed.holds(lists):
-            if self.why is not None:
-                raise self.why
-            if not replayable(self._backend, [x for arrays in lists for x in arrays]):
-                raise Unreplayable("an array of the state is of another kind", told=True)
-            packed = Packed(self._backend.replay, lists)
-        if not replayable(self._backend, batch):
+    def _replay(self, packed: Packed, words: list[Array], batch: list[Array]) -> tuple[list[Array], Any]:
+        given = [*words, *batch]
+        if not replayable(self._form.backend, given):
             raise Unreplayable("an array of the batch is of another kind", told=True)
         count = len(packed.arguments)
         with self._lock:
             self._packed, self._words = packed, len(words)
-            out, rebuild = self._replayed([*packed.arguments, *batch], range(count), packed.layout)
-            self._packed = None
-        return packed, *rebuild(out)
+            return self._replayed([*packed.arguments, *given], range(count), packed.layout)
 
     def _of_arrays(self, arrays: list[Array]) -> tuple[list[Array], Any]:
         packed = self._packed
@@ -96,10 +111,9 @@ class ReplayedStep:
         lists = packed.unpack(arrays[:count], view_of)
         words, given = arrays[count : count + self._words], iter(arrays[count + self._words :])
         leaves = [next(given) if x is None else x for x in self._fixed]
-        new_params, new_others, new_opt, value, metrics = self._step(*lists, words, leaves)
+        new_params, new_others, new_opt, value, metrics, rebuild = self._step(*lists, words, leaves)
         write_back([x for old in lists for x in old], [*new_params, *(new_others or lists[1]), *new_opt])
-        rebuild = self._box[0]
-        return [value, *metrics], lambda out: (out[0], rebuild(out[1:]))
+        return [value, *metrics], lambda out: {"loss": out[0], **rebuild(out[1:])}
 
 
 def eager_step(loss: Callable[..., Any], backend: Backend, why: Unreplayable) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
 
 from .. import registry, tree
 from ..contract import Array, Backend, dtype_name
@@ -16,7 +17,7 @@ from ..replay import replayable
 from ..tree_marks import trainable_mask
 from .packed import Packed
 
-__all__ = ["ModelSpec", "TrainState"]
+__all__ = ["Flattened", "ModelSpec", "TrainState", "Trainer"]
 
 
 class ModelSpec:
@@ -46,6 +47,7 @@ class ModelSpec:
                     self.has_complex |= is_complex(leaf)
                     self.fusable &= dtype_name(leaf.dtype) in ("float32", "float64")
             self._slots.append(places[id(leaf)])
+        self._all_trained = self._slots == [("param", n) for n in range(len(leaves))]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelSpec) and self.treedef == other.treedef and self._slots == other._slots
@@ -72,10 +74,30 @@ class ModelSpec:
 
     def build(self, params: list[Array], others: list[Array]) -> Any:
         """Return the model with these arrays."""
+        if self._all_trained:
+            return tree.unflatten(self.treedef, params)
         source = {"param": params, "other": others}
         return tree.unflatten(
             self.treedef, [place if kind == "static" else source[kind][place] for kind, place in self._slots]
         )
+
+
+class Trainer(Protocol):
+    """What takes the steps of a run in place of its backend, and has prepared what is the same in each of them.
+
+    It belongs to one list of trained arrays, which stay the same and are written in place.
+    """
+
+    name: str
+    """Of the in-place update that it does."""
+
+    def value_and_grad(
+        self, function: Callable[[list[Array]], tuple[Array, Any]], leaves: list[Array]
+    ) -> tuple[Array, Any, list[Array]]:
+        """Do what that of a backend does; the gradients may share memory, since they are only read."""
+
+    def update(self, grads: list[Array], opt_state: Any, **hyper: Any) -> Any:
+        """Update the trained arrays and the optimizer's state in place; return the new state."""
 
 
 class Flattened:
@@ -119,7 +141,8 @@ class TrainState:
     """
 
     __slots__ = (
-        "_consumed", "_opt_state", "_others", "_params", "device", "optimizer", "packed", "seed", "spec", "step",
+        "_consumed", "_opt_state", "_others", "_params", "_trainer", "device", "form", "optimizer", "packed", "seed",
+        "spec", "step",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +155,9 @@ class TrainState:
         seed: int,
         device: Device,
         optimizer: Any,
+        form: Any = None,
+        packed: Packed | None = None,
+        trainer: Trainer | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.spec = spec
@@ -142,7 +168,9 @@ class TrainState:
         self.seed = seed
         self.device = device
         self._consumed = False
-        self.packed: Any = None  # the same arrays as a replayed step has them
+        self.form = form  # the compiled or replayed step that made it
+        self.packed = packed  # the same arrays as a replayed step has them
+        self._trainer = trainer
 
     @classmethod
     def create(cls, model: Any, optimizer: Any, *, seed: int = 0) -> TrainState:
@@ -194,7 +222,8 @@ class TrainState:
             self._opt_state = Flattened(leaves, flat.treedef)
         return self
 
-    def _live(self) -> None:
+    def check(self) -> None:
+        """Refuse a state that a step has consumed."""
         if self._consumed:
             raise StaleStateError(
                 f"this state was consumed by step {self.step + 1}: its arrays have been updated in place or donated. "
@@ -204,26 +233,26 @@ class TrainState:
     @property
     def params(self) -> list[Array]:
         """The distinct trained arrays."""
-        self._live()
+        self.check()
         return self._params
 
     @property
     def others(self) -> list[Array]:
         """The distinct arrays that are not trained: buffers, frozen ones, integers."""
-        self._live()
+        self.check()
         return self._others
 
     @property
     def opt_state(self) -> Any:
         """The optimizer's state."""
-        self._live()
+        self.check()
         if type(self._opt_state) is Flattened:
             self._opt_state = tree.unflatten(self._opt_state.treedef, self._opt_state.leaves)
         return self._opt_state
 
     def flat_opt_state(self) -> Flattened:
         """Return the optimizer's state as its leaves."""
-        self._live()
+        self.check()
         if type(self._opt_state) is Flattened:
             return self._opt_state
         return Flattened(*tree.flatten(self._opt_state))
@@ -231,7 +260,7 @@ class TrainState:
     @property
     def model(self) -> Any:
         """The model as it is now; its arrays are the state's own."""
-        self._live()
+        self.check()
         return self.spec.build(self._params, self._others)
 
     def rng(self) -> Generator:
@@ -241,7 +270,7 @@ class TrainState:
 
     def copy(self) -> TrainState:
         """Return a state with arrays of its own, which later steps leave alone."""
-        self._live()
+        self.check()
         backend = self.device.backend
 
         def clone(leaf: Any) -> Any:
@@ -264,10 +293,18 @@ class TrainState:
             '{"model": state.model, "opt_state": state.opt_state})'
         )
 
-    def succeed(self, params: list[Array], others: list[Array], opt_state: Any) -> TrainState:
-        """Return the state after a step, and mark this one as consumed."""
+    def trainer_for(self, name: str) -> Trainer | None:
+        """Return what takes steps with this in-place update, if the backend has such a thing."""
+        if self._trainer is not None and self._trainer.name == name:
+            return self._trainer
+        made: Trainer | None = self.device.backend.trainer(name, self._params)
+        return made
+
+    def succeed(self, params: list[Array], others: list[Array], opt_state: Any, **carried: Any) -> TrainState:
+        """Return the state after a step, and mark this one as consumed; `carried` says how the next one is taken."""
         self._consumed = True
-        return TrainState(self.spec, params, others, opt_state, self.step + 1, self.seed, self.device, self.optimizer)
+        step, device, optimizer = self.step + 1, self.device, self.optimizer
+        return TrainState(self.spec, params, others, opt_state, step, self.seed, device, optimizer, **carried)
 
     def __repr__(self) -> str:
         word = "consumed" if self._consumed else f"{len(self._params)} trained arrays"

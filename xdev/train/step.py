@@ -18,10 +18,11 @@ from ..floating import default_float
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
 from ..replay import Forms, Unreplayable, apart, update_in_place
+from .forms import CompiledStep, Form, describe
 from .promotion import warn_of_promotion
 from .replayed import ReplayedStep, eager_step
 from .signature import check_loss, extras, takes_rng
-from .state import Flattened, ModelSpec, TrainState
+from .state import ModelSpec, Trainer, TrainState
 
 __all__ = ["Step", "make_step", "parts"]
 
@@ -106,28 +107,28 @@ class Step:
         self._forms = Forms()
         self._surroundings: Surroundings | None = None
         self._optimizers: list[Any] = [optimizer]
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[Any, CompiledStep] = {}
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        params, others = state.params, state.others
         backend = state.device.backend
+        state.check()
         leaves, treedef = tree.flatten(batch)
         for leaf in leaves:
             if registry.owners.get(type(leaf)) is not backend:
                 _check_batch(state, batch)
                 break
-        dtypes = () if self._begun else [dtype_name(x.dtype) for x in (*params, *others)]
+        dtypes = () if self._begun else [dtype_name(x.dtype) for x in (*state.params, *state.others)]
         roots = lambda: [("model", state.model), ("batch", batch)]  # noqa: E731
         # A model of float64 may have left the block of xdev.precision in which it was made.
         wide = backend.precision("float64") if state.spec.wide else _NOTHING
         with explained(backend, roots, self.loss), state.device.scope(), wide:
-            if not any(state.optimizer is known for known in self._optimizers):
-                self._check_optimizer(state)
-            if type(backend).jit is not Backend.jit:
-                after, metrics = self._compiled_step(state, backend, params, others, leaves, treedef)
-            else:
-                done = self._replayed_step(state, backend, params, others, leaves, treedef)
-                after, metrics = done or self._eager(state, backend, params, others, state.opt_state, batch)
+            form = state.form  # of the step that made the state
+            if form is None or not form.fits(self, leaves, treedef):
+                if not any(state.optimizer is known for known in self._optimizers):
+                    self._check_optimizer(state)
+                form = self._form(state, backend, leaves, treedef)
+            done = None if form is None else form.take(state, leaves)
+            after, metrics = done or self._eager(state, backend, batch)
         if not self._begun:
             self._begun = True
             warn_of_promotion(self.loss, metrics["loss"], batch, dtypes, after)
@@ -145,106 +146,100 @@ class Step:
 
     # -- eager ---------------------------------------------------------------------------------------
 
-    def _eager(
-        self,
-        state: TrainState,
-        backend: Backend,
-        params: list[Array],
-        others: list[Array],
-        opt_state: Any,
-        batch: Any,
-    ) -> tuple[TrainState, dict[str, Any]]:
+    def _eager(self, state: TrainState, backend: Backend, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        params, others, opt_state = state.params, state.others, state.opt_state
         rng = state.rng() if self.takes_rng else None
-        value, grads, metrics, new = self._gradients(backend, state.spec, params, others, batch, rng)
+        fused = self._fused(state.spec)
+        trainer = None if fused is None or backend.trainer is None else state.trainer_for(fused)
+        value, grads, metrics, new = self._gradients(backend, state.spec, params, others, batch, rng, trainer)
         # What the loss returned may be, or view, parameters and the batch, which are written to later.
-        kept = {id(x) for x in others}
-        others = [x if id(x) in kept else backend.clone(x) for x in new]
+        if new is not others:
+            kept = {id(x) for x in others}
+            others = [x if id(x) in kept else backend.clone(x) for x in new]
         arrays, rebuild = _parts_of(metrics)
         metrics = rebuild([x if (owner := registry.find_backend(x)) is None else owner.clone(x) for x in arrays])
-        optimizer = self.optimizer
-        fused = self._fused(state.spec)
-        update = None if fused is None else backend.inplace_update(fused)
-        if update is not None:
-            opt_state = update(params, grads, opt_state, **optimizer.hyper)
+        if trainer is not None:
+            opt_state = trainer.update(grads, opt_state, **self.optimizer.hyper)
+        elif fused is not None and (update := backend.inplace_update(fused)) is not None:
+            opt_state = update(params, grads, opt_state, **self.optimizer.hyper)
         else:
             updates, opt_state = self._update(grads, opt_state, params, value)
             params = apply_updates(params, updates)
-        return state.succeed(params, others, opt_state), {"loss": value, **metrics}
+        return state.succeed(params, others, opt_state, trainer=trainer), {"loss": value, **metrics}
 
-    # -- compiled ------------------------------------------------------------------------------------
+    # -- compiled or replayed ------------------------------------------------------------------------
 
-    def _compiled_step(
-        self,
-        state: TrainState,
-        backend: Backend,
-        params: list[Array],
-        others: list[Array],
-        leaves: list[Array],
-        treedef: tree.TreeDef,
-    ) -> tuple[TrainState, dict[str, Any]]:
-        opt_state = state.flat_opt_state()
-        opt_treedef = opt_state.treedef
-        rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
-        # With the shapes, since metrics that are no arrays may depend on them.
-        shapes = [(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else type(leaf) for leaf in leaves]
-        key = (backend, state.spec, treedef, opt_treedef, default_float.get(), *shapes)
-        found = self._compiled.get(key)
+    def _form(
+        self, state: TrainState, backend: Backend, leaves: list[Array], treedef: tree.TreeDef
+    ) -> CompiledStep | ReplayedStep | None:
+        """Return the step in a form that is used again for such states and batches; None where there is none."""
+        compiles = type(backend).jit is not Backend.jit
+        if not compiles and backend.replay is None:
+            return None
+        if compiles:
+            rest: tuple[Any, ...] = tuple(map(describe, leaves))
+        else:
+            rest = tuple(exactly(leaf) for leaf in leaves if not hasattr(leaf, "dtype"))
+        rng = tree.structure(state.rng()) if self.takes_rng else None
+        form = Form(backend, state.spec, treedef, state.flat_opt_state().treedef, rng, default_float.get(), rest)
+        return self._compile(form) if compiles else self._replay(form, leaves)
+
+    def _compile(self, form: Form) -> CompiledStep:
+        found = self._compiled.get(form)
         if found is None:
-            found = self._compile(backend, state.spec, treedef, opt_treedef, rng_treedef)
-            self._compiled[key] = found
-        function, box = found
-        params, new_others, opt_leaves, value, arrays = function(params, others, opt_state.leaves, rng_leaves, leaves)
-        flat = Flattened(opt_leaves, opt_treedef)
-        return state.succeed(params, new_others or others, flat), {"loss": value, **box[0](arrays)}
+            step = self._step_of_arrays(form)
+            rebuilds: list[Rebuild] = []
 
-    def _compile(
-        self,
-        backend: Backend,
-        spec: ModelSpec,
-        treedef: tree.TreeDef,
-        opt_treedef: tree.TreeDef,
-        rng_treedef: tree.TreeDef | None,
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        step, box = self._step_of_arrays(backend, spec, treedef, opt_treedef, rng_treedef)
+            def counted(*arrays: Any) -> Any:
+                self.compilations += 1  # runs while it is traced, not when it is called
+                *out, rebuild = step(*arrays)
+                rebuilds[:] = [rebuild]
+                return out
 
-        def counted(*arrays: Any) -> Any:
-            self.compilations += 1  # runs while it is traced, not when it is called
-            return step(*arrays)
+            function = form.backend.jit(counted, donate=(0, 2))
+            found = self._compiled[form] = CompiledStep(self, form, function, rebuilds)
+        return found
 
-        return backend.jit(counted, donate=(0, 2)), box
+    def _replay(self, form: Form, leaves: list[Array]) -> ReplayedStep | None:
+        if self._surroundings is None:
+            self._surroundings = Surroundings(self.loss)
+        tell = partial(self._forms.tell, message=partial(eager_step, self.loss, form.backend))
+        make = lambda: ReplayedStep(self, form, self._step_of_arrays(form), leaves, self._surroundings, tell)  # noqa: E731
+        key = (form, self._surroundings.now())
+        try:
+            hash(key)
+        except TypeError:  # a leaf of the batch does not hash
+            return None
+        try:
+            return self._forms.get(key, make)  # type: ignore[no-any-return]  # of what `make` returns
+        except Unreplayable as why:
+            tell(why)
+            return None
 
-    def _step_of_arrays(
-        self,
-        backend: Backend,
-        spec: ModelSpec,
-        treedef: tree.TreeDef,
-        opt_treedef: tree.TreeDef,
-        rng_treedef: tree.TreeDef | None,
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """Return the step as a function of arrays; what makes metrics of its last is in the list beside it."""
-        box: list[Any] = []
+    def _step_of_arrays(self, form: Form) -> Callable[..., Any]:
+        """Return the step as a function of lists of arrays, which returns what makes metrics of a list beside them."""
+        backend, spec = form.backend, form.spec
 
         def step(params: Any, others: Any, opt_leaves: Any, rng_leaves: Any, leaves: Any) -> Any:
             with tracing(object()):
-                rng = None if rng_treedef is None else tree.unflatten(rng_treedef, rng_leaves)
-                batch = tree.unflatten(treedef, leaves)
+                rng = None if form.rng is None else tree.unflatten(form.rng, rng_leaves)
+                batch = tree.unflatten(form.batch, leaves)
                 value, grads, metrics, new_others = self._gradients(backend, spec, params, others, batch, rng)
                 arrays, rebuild = _parts_of(metrics)
                 if new_others is not others:
                     new_others = [apart(x) for x in new_others]
                 value, arrays = apart(value), [apart(x) for x in arrays]
-                opt_state = tree.unflatten(opt_treedef, opt_leaves)
+                opt_state = tree.unflatten(form.optimizer, opt_leaves)
                 update = update_in_place(backend, self._fused(spec))
                 if update is not None:
                     opt_state = update(params, grads, opt_state, **self.optimizer.hyper)
                 else:
                     updates, opt_state = self._update(grads, opt_state, params, value)
                     params = apply_updates(params, updates)
-            box[:] = [rebuild]
             returned = [] if new_others is others else new_others
-            return params, returned, tree.leaves(opt_state), value, arrays
+            return params, returned, tree.leaves(opt_state), value, arrays, rebuild
 
-        return step, box
+        return step
 
     def _fused(self, spec: ModelSpec) -> str | None:
         """Return the name of a fused update that does what the optimizer does."""
@@ -252,46 +247,6 @@ class Step:
         if not isinstance(optimizer, Optimizer) or not spec.fusable or callable(optimizer.hyper.get("learning_rate")):
             return None
         return optimizer.fused
-
-    # -- replayed ------------------------------------------------------------------------------------
-
-    def _replayed_step(
-        self,
-        state: TrainState,
-        backend: Backend,
-        params: list[Array],
-        others: list[Array],
-        leaves: list[Array],
-        treedef: tree.TreeDef,
-    ) -> tuple[TrainState, dict[str, Any]] | None:
-        """Return what the step returns, recorded and replayed; None where that cannot be."""
-        opt_state = state.flat_opt_state()
-        rng_leaves, rng_treedef = tree.flatten(state.rng()) if self.takes_rng else ([], None)
-        fixed = [exactly(leaf) for leaf in leaves if not hasattr(leaf, "dtype")]
-
-        def make() -> ReplayedStep:
-            step, box = self._step_of_arrays(backend, state.spec, treedef, opt_state.treedef, rng_treedef)
-            return ReplayedStep(step, box, backend, leaves)
-
-        if self._surroundings is None:
-            self._surroundings = Surroundings(self.loss)
-        key = (backend, state.spec, treedef, opt_state.treedef, default_float.get(), self._surroundings.now(), *fixed)
-        message = partial(eager_step, self.loss, backend)
-        try:
-            hash(key)
-        except TypeError:  # a leaf of the batch does not hash
-            return None
-        try:
-            found = self._forms.get(key, make)
-            packed, value, metrics = found(state.packed, [params, others, opt_state.leaves], rng_leaves, leaves)
-        except Unreplayable as why:
-            self._forms.tell(why, message)
-            return None
-        self._forms.tell(found.why, message)
-        params, others, opt_leaves = packed.lists
-        after = state.succeed(params, others, Flattened(opt_leaves, opt_state.treedef))
-        after.packed = packed
-        return after, {"loss": value, **metrics}
 
     # -- both ----------------------------------------------------------------------------------------
 
@@ -309,6 +264,7 @@ class Step:
         others: list[Array],
         batch: Any,
         rng: Any,
+        trainer: Trainer | None = None,
     ) -> tuple[Array, list[Array], dict[str, Any], list[Array]]:
         """Return (loss, gradients, metrics, arrays that are not trained)."""
         box: list[Any] = []
@@ -325,7 +281,7 @@ class Step:
             return value, arrays + new
 
         names = lambda: names_of(params, [("model", spec.build(params, others))])  # noqa: E731
-        value, aux, grads = differentiate(backend, of_params, params, names)
+        value, aux, grads = differentiate(backend, of_params, params, names, trainer)
         if spec.has_complex:  # the direction in which the loss grows is the conjugate of its gradient
             grads = [namespace(g).conj(g) if is_complex(g) else g for g in grads]
         rebuild, count, has_model = box
