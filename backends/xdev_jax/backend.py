@@ -128,10 +128,8 @@ class JaxBackend(Backend):
         )
 
     def binds(self, x: Array) -> bool:
-        try:
-            return x.committed  # type: ignore[no-any-return]  # as above
-        except (AttributeError, TypeError):  # a tracer
-            return False
+        # Of a tracer JAX would look through the whole program to say that it does not know.
+        return not isinstance(x, self._tracer) and x.committed
 
     def wait(self, x: Array) -> None:
         if not isinstance(x, self._tracer):

@@ -31,6 +31,17 @@ def mesh():
 # -- devices -----------------------------------------------------------------------------------------
 
 
+def test_tracers_are_not_asked_whether_they_are_committed(monkeypatch):
+    """JAX looks through the whole program to say that a tracer does not know: minutes for many leaves."""
+
+    def refused(tracer):
+        raise AssertionError("a tracer was asked whether it is committed")
+
+    monkeypatch.setattr(jax.core.Tracer, "committed", property(refused))
+    x = xdev.to_device(np.ones(3, np.float32), "jax:cpu")
+    assert jax.make_jaxpr(lambda x: xdev.namespace(x, x + 1).sin(x))(x).eqns
+
+
 @several
 def test_native_devices_and_shardings_are_devices(mesh):
     native = jax.devices()[2]
