@@ -78,6 +78,12 @@ def numpy_case(setup: Setup) -> Case:
     return Case("numpy: hand-derived", run, restart=restart)
 
 
+def plain_case(setup: Setup) -> Case:
+    x, labels = setup.examples()
+    step = _mlp.PlainStep(setup.initial())
+    return Case("numpy: hand-derived, new arrays", lambda: step.run(x, labels), restart=step.restart)
+
+
 def autograd_case(setup: Setup) -> Case:
     import autograd
 
@@ -128,16 +134,15 @@ def _autograd_loss(setup: Setup) -> Callable[[Any], Any]:
 # -- torch -----------------------------------------------------------------------------------------------------
 
 
-def torch_case(setup: Setup) -> Case:
+def torch_step(name: str, params: list[Any], loss_of: Callable[[], Any]) -> Case:
+    """Return the step of eager torch with its fused AdamW, for leaves that require gradients."""
     import torch
 
-    x, labels = (torch.from_numpy(array) for array in setup.examples())
-    params, loss_of = _torch_gpt(setup) if setup.model == "gpt" else _torch_mlp(setup)
     first = [p.detach().clone() for p in params]
     optimizer = torch.optim.AdamW(params, lr=_mlp.RATE, weight_decay=_mlp.DECAY, fused=True)
 
     def run() -> Any:
-        loss = loss_of(x, labels)
+        loss = loss_of()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -145,12 +150,20 @@ def torch_case(setup: Setup) -> Case:
 
     @torch.no_grad()
     def restart() -> None:
-        for p, p0 in zip(params, first, strict=True):
-            p.copy_(p0)
-            for moment in optimizer.state[p].values():
-                moment.zero_()
+        torch._foreach_copy_(params, first)
+        moments = [moment for state in optimizer.state.values() for moment in state.values()]
+        if moments:
+            torch._foreach_zero_(moments)
 
-    return Case("torch: hand-written", run, restart=restart)
+    return Case(name, run, restart=restart)
+
+
+def torch_case(setup: Setup) -> Case:
+    import torch
+
+    x, labels = (torch.from_numpy(array) for array in setup.examples())
+    params, loss_of = _torch_gpt(setup) if setup.model == "gpt" else _torch_mlp(setup)
+    return torch_step("torch: hand-written", params, lambda: loss_of(x, labels))
 
 
 def _torch_mlp(setup: Setup) -> tuple[list[Any], Callable[[Any, Any], Any]]:
@@ -175,18 +188,17 @@ def _torch_gpt(setup: Setup) -> tuple[list[Any], Callable[[Any, Any], Any]]:
 # -- JAX -------------------------------------------------------------------------------------------------------
 
 
-def jax_case(setup: Setup) -> Case:
+def jax_step(name: str, start: Any, loss_of: Callable[..., Any], *data: Any) -> Case:
+    """Return the step of `jax.jit` and optax's AdamW."""
     import jax
     import optax
 
-    x, labels = jax.device_put(setup.narrow_examples())
-    start = jax.device_put(setup.initial())
+    start, data = jax.device_put((start, data))
     optimizer = optax.adamw(_mlp.RATE, weight_decay=_mlp.DECAY)
-    loss_of = functools.partial(_gpt.jax_loss, heads=setup.gpt.heads) if setup.model == "gpt" else _jax_mlp
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any, x: Any, labels: Any) -> Any:
-        loss, grads = jax.value_and_grad(loss_of)(params, x, labels)
+    def step(params: Any, state: Any, *data: Any) -> Any:
+        loss, grads = jax.value_and_grad(loss_of)(params, *data)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
@@ -198,10 +210,15 @@ def jax_case(setup: Setup) -> Case:
         jax.block_until_ready(kept)
 
     def run() -> Any:
-        kept[0], kept[1], loss = step(kept[0], kept[1], x, labels)
+        kept[0], kept[1], loss = step(kept[0], kept[1], *data)
         return loss
 
-    return Case("jax: hand-written", run, lambda loss: jax.block_until_ready((kept, loss)), restart)
+    return Case(name, run, lambda loss: jax.block_until_ready((kept, loss)), restart)
+
+
+def jax_case(setup: Setup) -> Case:
+    loss_of = functools.partial(_gpt.jax_loss, heads=setup.gpt.heads) if setup.model == "gpt" else _jax_mlp
+    return jax_step("jax: hand-written", setup.initial(), loss_of, *setup.narrow_examples())
 
 
 def _jax_mlp(params: Any, x: Any, labels: Any) -> Any:
@@ -220,4 +237,12 @@ BY_HAND: dict[str, list[Callable[[Setup], Case]]] = {
     "jax": [jax_case],
     "cupy": [],
 }
+
+
+def by_hand(setup: Setup) -> list[Case]:
+    """Return the cases of a framework."""
+    cases = [make(setup) for make in BY_HAND[setup.framework]]
+    return [*cases, plain_case(setup)] if (setup.framework, setup.model) == ("numpy", "mlp") else cases
+
+
 REFERENCE = {"numpy": "numpy: hand-derived", "torch": "torch: hand-written", "jax": "jax: hand-written"}

@@ -135,3 +135,50 @@ class HandDerived:
                 np.multiply(down, mask, out=down)
                 g = down
         return loss
+
+
+class PlainStep:
+    """The same step in plain NumPy: a new array for each result, and AdamW array by array, as it is mostly written."""
+
+    def __init__(self, layers: Layers) -> None:
+        self._start = [x for pair in layers for x in pair]
+        self.restart()
+
+    def restart(self) -> None:
+        self._params = [x.copy() for x in self._start]
+        self._mu = [np.zeros_like(x) for x in self._start]
+        self._nu = [np.zeros_like(x) for x in self._start]
+        self._count = 0
+
+    def run(self, x: Any, labels: Any) -> Any:
+        """Take a step; return the loss."""
+        loss, grads = self._gradient(x, labels)
+        self._count += 1
+        rate = RATE / (1 - B1**self._count)
+        for k, g in enumerate(grads):
+            self._mu[k] = B1 * self._mu[k] + (1 - B1) * g
+            self._nu[k] = B2 * self._nu[k] + (1 - B2) * g * g
+            root = np.sqrt(self._nu[k] / (1 - B2**self._count)) + EPS
+            self._params[k] = (1 - RATE * DECAY) * self._params[k] - rate * self._mu[k] / root
+        return loss
+
+    def _gradient(self, x: Any, labels: Any) -> tuple[Any, list[Any]]:
+        weights, biases = self._params[::2], self._params[1::2]
+        inputs = [x]
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            inputs.append(np.maximum(inputs[-1] @ weight + bias, 0))
+        logits = inputs[-1] @ weights[-1] + biases[-1]
+        logits = logits - logits.max(axis=1, keepdims=True)
+        exps = np.exp(logits)
+        sums = exps.sum(axis=1, keepdims=True)
+        rows = np.arange(len(x))
+        loss = (np.log(sums).sum() - logits[rows, labels].sum()) / len(x)
+        g = exps / sums
+        g[rows, labels] -= 1
+        g /= len(x)
+        grads: list[Any] = []
+        for place in range(len(weights) - 1, -1, -1):
+            grads[:0] = [inputs[place].T @ g, g.sum(axis=0)]
+            if place:
+                g = (g @ weights[place].T) * (inputs[place] > 0)
+        return loss, grads

@@ -17,6 +17,7 @@ from typing import Any
 
 import _mlp
 import numpy as np
+from _by_hand import jax_step, torch_step
 from _harness import Case, Plan, Times, check_equal, measure
 from _report import Report, arguments, plan_of, readable
 
@@ -101,54 +102,13 @@ def torch_case(problem: str, size: int, name: str) -> Case:
     import torch
 
     params = [torch.tensor(x, requires_grad=True) for x in start_of(problem, size)]
-    first = [p.detach().clone() for p in params]
-    optimizer = torch.optim.AdamW(params, lr=_mlp.RATE, weight_decay=_mlp.DECAY, fused=True)
-    loss_of = loss_for(problem, size, torch)
-
-    def run() -> Any:
-        loss = loss_of(params)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    @torch.no_grad()
-    def restart() -> None:
-        torch._foreach_copy_(params, first)
-        moments = [moment for state in optimizer.state.values() for moment in state.values()]
-        if moments:
-            torch._foreach_zero_(moments)
-
-    return Case(name, run, restart=restart)
+    return torch_step(name, params, functools.partial(loss_for(problem, size, torch), params))
 
 
 def jax_case(problem: str, size: int, name: str) -> Case:
-    import jax
     import jax.numpy as jnp
-    import optax
 
-    start = jax.device_put(start_of(problem, size))
-    optimizer = optax.adamw(_mlp.RATE, weight_decay=_mlp.DECAY)
-    loss_of = loss_for(problem, size, jnp)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any) -> Any:
-        loss, grads = jax.value_and_grad(loss_of)(params)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, loss
-
-    kept: list[Any] = []
-
-    def restart() -> None:
-        params = [p.copy() for p in start]
-        kept[:] = [params, optimizer.init(params)]
-        jax.block_until_ready(kept)
-
-    def run() -> Any:
-        kept[0], kept[1], loss = step(kept[0], kept[1])
-        return loss
-
-    return Case(name, run, lambda loss: jax.block_until_ready((kept, loss)), restart)
+    return jax_step(name, start_of(problem, size), loss_for(problem, size, jnp))
 
 
 BY_HAND = {"numpy": numpy_case, "torch": torch_case, "jax": jax_case}

@@ -15,7 +15,7 @@ from typing import Any
 import _gpt
 import _mlp
 import numpy as np
-from _by_hand import BY_HAND, REFERENCE, Setup
+from _by_hand import REFERENCE, Setup, by_hand
 from _harness import Case, Plan, Times, apart, check_equal, measure, sample, without_gc
 from _report import Report, arguments, by_time, plan_of, real_devices
 
@@ -117,7 +117,7 @@ TARGETS = {
 
 
 def build(setup: Setup) -> Sequence[Case]:
-    cases = [make(setup) for make in (*BY_HAND[setup.framework], xdev_case)]
+    cases = [*by_hand(setup), xdev_case(setup)]
     for case in cases:
         case.restart()
         case.run()  # torch makes the optimizer's state in its first step
