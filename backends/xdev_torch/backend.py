@@ -6,6 +6,7 @@ Devices are normalised: `torch.device("cuda")` and `torch.device("cuda:0")` are 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, cast
 
@@ -29,6 +30,7 @@ _VIEWS = {"bfloat16": "int16"} | dict.fromkeys(
 )
 """The dtypes that NumPy has from ml_dtypes only, and those under whose name their bits cross."""
 _DLPACK_CPU = 1
+_NOWHERE = contextlib.nullcontext()
 
 
 class TorchBackend(Backend):
@@ -49,13 +51,15 @@ class TorchBackend(Backend):
         import array_api_compat.torch as xp
         import torch
 
-        from . import gradients, kernels, pinned
+        from . import gradients, kernels, optimizers, pinned, training
 
         self.torch: Any = torch
         self.xp: Any = xp
         self.kernels = kernels.KERNELS
         self._gradients = gradients
         self._pinned = pinned
+        self._updates = optimizers.UPDATES
+        self._make_trainer = training.make_trainer
         self._infos: tuple[DeviceInfo, ...] = ()
 
     def owns(self, x: object) -> bool:
@@ -128,9 +132,17 @@ class TorchBackend(Backend):
     def scope(self, info: DeviceInfo) -> contextlib.AbstractContextManager[Any]:
         if info.kind in ("cuda", "rocm"):
             return cast("contextlib.AbstractContextManager[Any]", self.torch.cuda.device(info.handle))
-        return contextlib.nullcontext()
+        return _NOWHERE
 
     def bind(self, function: Callable[..., Any], name: str, info: DeviceInfo, creates: bool) -> Callable[..., Any]:
+        if name == "unstack":
+
+            @functools.wraps(function)
+            def unstack(x: Array, /, *, axis: int = 0) -> Any:
+                # By moveaxis, as in array-api-compat, gradients would be stacked along another axis and then copied.
+                return self.torch.unbind(x, axis) if x.ndim else function(x, axis=axis)
+
+            return unstack
         if name != "from_dlpack":
             return super().bind(function, name, info, creates)
 
@@ -292,9 +304,10 @@ class TorchBackend(Backend):
         return x.detach()
 
     def inplace_update(self, name: str) -> Callable[..., Any] | None:
-        from . import optimizers
+        return self._updates.get(name)  # type: ignore[no-any-return]  # a module of the plug-in
 
-        return optimizers.UPDATES.get(name)
+    def trainer(self, name: str, params: list[Array]) -> Any:
+        return self._make_trainer(name, params)
 
     # -- reports -------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -11,10 +12,18 @@ import torch
 
 from xdev.errors import no_rule
 
-__all__ = ["custom_vjp", "depth", "remat", "translate_error", "value_and_grad", "vjp"]
+__all__ = ["custom_vjp", "depth", "filled", "memory", "remat", "translate_error", "value_and_grad", "vjp"]
 
 depth: ContextVar[int] = ContextVar("xdev_torch gradient depth", default=0)
 """How many gradients are being taken around this call."""
+_AS_IT_IS = contextlib.nullcontext()
+
+
+def _recording() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which autograd records; most callers are in one already."""
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        return _AS_IT_IS
+    return torch.inference_mode(False)  # type: ignore[no-any-return]  # it enables gradients too
 
 
 def _inputs(leaves: list[Any], nested: bool) -> list[Any]:
@@ -34,23 +43,28 @@ def _finish(gradients: Any, leaves: list[Any], taken: Any = ()) -> list[Any]:
 
     Zeros stand where nothing arrived. The convention is xdev's: d/dRe - i d/dIm, not its conjugate.
     """
-    held = {_memory(x) for x in taken}
+    held = {memory(x) for x in taken}
     finished = []
     for gradient, leaf in zip(gradients, leaves, strict=True):
         if gradient is None:
             finished.append(torch.zeros_like(leaf))
             continue
         own = _conj(gradient if gradient.layout is leaf.layout else gradient.to_dense())  # as that of a lookup
-        memory = _memory(own)
-        if memory is not None and (memory in held or 0 in own.stride()):
+        place = memory(own)
+        if place is not None and (place in held or 0 in own.stride()):
             own = own.clone(memory_format=torch.contiguous_format)
-            memory = _memory(own)
-        held.add(memory)
+            place = memory(own)
+        held.add(place)
         finished.append(own)
     return finished
 
 
-def _memory(x: Any) -> int | None:
+def filled(gradients: Any, leaves: list[Any]) -> list[Any]:
+    """Return gradients as they are, of real leaves, with zeros where nothing arrived."""
+    return [torch.zeros_like(leaf) if x is None else x for x, leaf in zip(gradients, leaves, strict=True)]
+
+
+def memory(x: Any) -> int | None:
     """Return the address of a tensor's memory; None if it has none of its own, as a sparse or a `torch.func` one."""
     try:
         return int(x.untyped_storage().data_ptr())
@@ -62,12 +76,16 @@ def _conj(x: Any) -> Any:
     return x.conj_physical() if x.is_complex() else x
 
 
-def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: list[Any]) -> tuple[Any, Any, Any]:
+def value_and_grad(
+    function: Callable[[list[Any]], tuple[Any, Any]],
+    leaves: list[Any],
+    finish: Callable[[Any, list[Any]], list[Any]] = _finish,
+) -> tuple[Any, Any, Any]:
     """Return (value, auxiliary output, gradients), the last None if the value depends on no leaf."""
     nested = _is_nested(leaves)
     token = depth.set(depth.get() + 1)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with _recording():
             inputs = _inputs(leaves, nested)
             value, aux = function(inputs)
             found: Any = ()
@@ -77,7 +95,7 @@ def value_and_grad(function: Callable[[list[Any]], tuple[Any, Any]], leaves: lis
                 value = (value if nested else value.detach()).clone()  # it may be a leaf's own memory
     finally:
         depth.reset(token)
-    gradients = _finish(found, leaves) if any(x is not None for x in found) else None
+    gradients = finish(found, leaves) if any(x is not None for x in found) else None
     return value, aux if nested else _detached(aux), gradients
 
 
@@ -92,7 +110,7 @@ def vjp(
     nested = _is_nested(leaves)
     token = depth.set(depth.get() + 1)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with _recording():
             inputs = _inputs(leaves, nested)
             outputs = function(inputs)
     finally:

@@ -16,8 +16,23 @@ __all__ = ["KERNELS"]
 
 NO_LABEL = -(2**62)  # of torch's default -100, labels would be ignored silently
 
+FEW = range(2, 12) if torch.backends.mkl.is_available() else range(0)
+"""Numbers of columns with which MKL multiplies at a third of its speed, unless they lie in memory as rows."""
+MANY, LONG = 32 * 1024, 32
+"""Elements, rows and columns of the other matrix from which on bringing the columns there costs less."""
+_BY_MKL = frozenset({torch.float32, torch.float64})
+
+
+def _is_narrow(x: Any, weight: Any) -> bool:
+    length, columns = weight.shape
+    if columns not in FEW or length < LONG or x.numel() < max(MANY, LONG * length):
+        return False
+    return x.is_cpu and weight.dtype in _BY_MKL
+
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    if _is_narrow(x, weight):
+        return F.linear(x, weight.mT.contiguous(), bias)
     if bias is None:
         return torch.matmul(x, weight)
     if x.ndim == 2:
