@@ -192,6 +192,8 @@ class Worker:
 def _serve(pipe: Any, build: Callable[..., Sequence[Case]], key: Any, plan: Plan) -> None:
     try:
         cases = Cases(build(key), plan)
+        gc.collect()
+        gc.freeze()  # the collections between samples then look at nothing that was there before them
         pipe.send((cases.evidence(), None))
         while (turn := pipe.recv()) is not None:
             pipe.send((cases.round(turn), None))

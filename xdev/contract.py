@@ -52,6 +52,8 @@ class Capabilities:
         Boolean masks work under `xdev.jit`.
     visible_transfers
         Which implicit crossings `watch_transfers` can report.
+    checks_only
+        Arrays exist to find mistakes, not for speed.
     """
 
     mutable: bool = True
@@ -59,6 +61,7 @@ class Capabilities:
     lazy: bool = False
     boolean_indexing_in_jit: bool = True
     visible_transfers: str = "none"
+    checks_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,15 +198,12 @@ class Backend(ABC):
     """The first word of its devices' names, such as "torch"."""
     framework: ClassVar[str]
     """The module whose import makes its arrays exist, such as "torch"; `name` if it is not given."""
-    install: ClassVar[str] = ""
-    """The command that installs it."""
+    install: ClassVar[str] = ""  # the command that installs it
     is_host: ClassVar[bool] = False
     """Whether its arrays are the host's own, so that what arrives there has left the devices; NumPy alone."""
     priority: ClassVar[int] = 0  # rank when the best device is chosen; higher comes first
-    capabilities: ClassVar[Capabilities] = Capabilities()
-    """What its arrays can do, as flags that others read instead of its name."""
-    kernels: Mapping[str, Callable[..., Any]] = {}
-    """Fast paths for the functions of `xdev.ops`, by name."""
+    capabilities: ClassVar[Capabilities] = Capabilities()  # flags that others read instead of its name
+    kernels: Mapping[str, Callable[..., Any]] = {}  # fast paths for the functions of `xdev.ops`, by name
     replay: Any = None  # what recording and replaying functions needs, where that can be
     trainer: Any = None  # (name, params) -> `xdev.train.state.Trainer` of a run with that in-place update, or None
     xp: Any  # the Array API namespace, not bound to a device

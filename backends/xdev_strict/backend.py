@@ -34,7 +34,8 @@ class StrictBackend(Backend):
     priority: ClassVar[int] = 0
     capabilities: ClassVar[Capabilities] = Capabilities(
         visible_transfers="float, int, bool, complex, index, print, np.asarray, through the methods of its arrays; "
-        "not DLPack"
+        "not DLPack",
+        checks_only=True,
     )
 
     def __init__(self) -> None:

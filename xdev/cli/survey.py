@@ -6,16 +6,27 @@ Requirements: one broken backend takes no other down, whatever it raises.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import registry
 from ..contract import Backend, Finding
-from ..device import Device, from_handle
-from ..errors import XdevError
+from ..device import Device, device, from_handle
+from ..errors import DeviceError, UnknownBackendError, XdevError
 
-__all__ = ["Found", "cores", "findings", "reason", "survey", "thread_findings", "threads", "usable"]
+__all__ = [
+    "Found",
+    "cores",
+    "findings",
+    "named_devices",
+    "reason",
+    "survey",
+    "thread_findings",
+    "threads",
+    "usable",
+    "words_of",
+]
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Where a container's share of the machine is written, as microseconds of each period."""
@@ -47,6 +58,42 @@ def reason(error: Exception) -> str:
     """Return what an error says, with its type if it is not one of xdev's."""
     text = " ".join(str(error).split())
     return text if isinstance(error, XdevError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def words_of(options: Iterable[str]) -> list[str]:
+    """Return the names in options --device, each of which may have several.
+
+    Raises
+    ------
+    DeviceError
+        If there are options, and no names in them.
+    """
+    given = list(options)
+    words = [word.strip() for text in given for word in text.split(",") if word.strip()]
+    if given and not words:
+        raise DeviceError('--device is empty; say "all", or devices such as numpy,torch:cuda:0')
+    return words
+
+
+def named_devices(names: Iterable[str | None]) -> tuple[list[Device], list[tuple[str | None, str]]]:
+    """Return the devices of these names, None for the default one, and (name, reason) of what cannot be used.
+
+    Raises
+    ------
+    DeviceError
+        If a name is none of a device.
+    UnknownBackendError
+        If there is no such backend.
+    """
+    devices, failed = [], []
+    for name in names:
+        try:
+            devices.append(device(name))
+        except (DeviceError, UnknownBackendError):  # there is no such thing: the command line is wrong
+            raise
+        except Exception as error:  # noqa: BLE001  a plug-in may raise anything
+            failed.append((name, reason(error)))
+    return devices, failed
 
 
 def survey() -> list[Found]:

@@ -15,20 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..device import Device, device, precision
+from ..device import Device, precision
 from ..errors import (
     BackendUnavailable,
     ConfigurationError,
-    DeviceError,
     DTypeError,
     NonFiniteLossError,
-    UnknownBackendError,
 )
 from . import folder, job, summary
 from .digits import Digits, load
 from .output import console, print_json, standard_output_kept
 from .progress import Bars, Lines, progress
-from .survey import reason, survey, usable
+from .survey import named_devices, reason, survey, usable, words_of
 
 __all__ = ["Options", "train_digits"]
 
@@ -114,23 +112,12 @@ def _train_on(where: Device, data: Digits, options: Options, place: Path, report
 
 def _choose(options: Sequence[str] | None) -> tuple[list[Device], list[Skipped]]:
     """Return the devices that the options --device ask for, and what cannot be used."""
-    words: list[str | None] = [word.strip() for text in options or () for word in text.split(",") if word.strip()]
+    words: list[str | None] = [*words_of(options or ())]
     if options is None:
         words = [None if os.environ.get("XDEV_DEVICE") else "all"]
-    elif not words:
-        raise DeviceError('--device is empty; say "all", or devices such as numpy,torch:cuda:0')
-    chosen: list[Device] = []
-    skipped: list[Skipped] = []
-    for word in words:
-        if word == "all":
-            continue
-        try:
-            chosen.append(device(word))  # None is what XDEV_DEVICE says
-        except (DeviceError, UnknownBackendError):  # there is no such thing: the command line is wrong
-            raise
-        except Exception as error:  # noqa: BLE001  a plug-in may raise anything; it is reported in the table
-            name = word or os.environ["XDEV_DEVICE"]
-            skipped.append(Skipped(name.partition(":")[0], name, reason(error)))
+    chosen, failed = named_devices(word for word in words if word != "all")  # None is what XDEV_DEVICE says
+    named = [(name or os.environ["XDEV_DEVICE"], why) for name, why in failed]
+    skipped = [Skipped(name.partition(":")[0], name, why) for name, why in named]
     if "all" in words:
         found = survey()
         chosen = usable(found)

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from ...device import Device, device
-from ...errors import DeviceError, UnknownBackendError
-from ..survey import reason, survey, usable
+from ...device import Device
+from ...errors import DeviceError
+from ..survey import named_devices, survey, usable, words_of
 from .words import joined
 
 __all__ = ["Contenders", "choose", "reference_of"]
 
-CHECKERS = frozenset({"strict"})
-"""Backends whose arrays exist to find mistakes; named, they are timed."""
 EMULATED = "emulated, and an emulation's speed says nothing about a real device's"
 
 
@@ -52,19 +50,9 @@ def choose(options: Sequence[str]) -> Contenders:
     UnknownBackendError
         If there is no such backend.
     """
-    words = [word.strip() for text in options for word in text.split(",") if word.strip()]
-    if options and not words:
-        raise DeviceError('--device is empty; say "all", or devices such as numpy,torch:cuda:0')
-    found = Contenders([])
-    for word in words:
-        if word == "all":
-            continue
-        try:
-            found.devices.append(device(word))
-        except (DeviceError, UnknownBackendError):  # there is no such thing: the command line is wrong
-            raise
-        except Exception as error:  # noqa: BLE001  a plug-in may raise anything
-            found.left_out.append((word, reason(error).rstrip(".")))
+    words = words_of(options)
+    devices, failed = named_devices(word for word in words if word != "all")
+    found = Contenders(devices, [(name or "", why.rstrip(".")) for name, why in failed])
     if "all" in words or not words:
         _add_all(found)
     found.devices = list(dict.fromkeys(found.devices))
@@ -85,7 +73,7 @@ def _add_all(found: Contenders) -> None:
         if where in found.devices:
             continue
         like = seen.setdefault((where.backend.name, where.kind, where.name), where)
-        if where.backend.name in CHECKERS:
+        if where.backend.capabilities.checks_only:
             found.left_out.append((str(where), "they check code and are not for speed; --device times them"))
         elif like is not where and "emulat" not in where.name.lower():
             found.left_out.append((str(where), f"the same hardware as {like} by its name; --device times it"))
