@@ -32,7 +32,7 @@ train: $(VENV)/.train ## train the digits example on NumPy alone
 	$(BIN)/xdev train digits --device numpy
 
 test: check $(CUPY_STAMP) ## check, then run all tests on every backend that is installed, and the doctests
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --xdev=all -m "not gpu"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --xdev=all -m "not gpu"
 	env -u XDEV_DEVICE -u XDEV_BACKENDS $(ONE_THREAD) $(BIN)/python -m pytest --doctest-modules xdev
 
 check: $(VENV)/.test ## lint, formatting, types, docstrings

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ RUNS = {
     "train_step": [*QUICK, *MLP, *GPT, "--frameworks", "numpy", "--loop-steps", "2"],
     "dispatch": [*QUICK, "--frameworks", "numpy", "strict", "--import-rounds", "1"],
     "random": [*QUICK, "--size", "1000", "--frameworks", "numpy"],
-    "transfer": [*QUICK, "--sizes", "1024", "--counts", "1", "3"],
+    "transfer": [*QUICK, "--sizes", "1024", "--counts", "1", "3", "--together"],
     "autodiff": [*QUICK, *MLP, *GPT, "--links", "3", "--frameworks", "numpy"],
     "scaling": [*QUICK, "--leaves", "1", "3", "--operations", "2", "6", "--frameworks", "numpy"],
     "soak": ["--steps", "300", "--warm-up", "150", "--devices", "numpy:cpu"],
@@ -51,6 +52,15 @@ def report(load):
 
 def test_every_script_is_run_here():
     assert {path.stem for path in BENCHMARKS.glob("[a-z]*.py")} == set(RUNS)
+
+
+def test_transfers_can_be_timed_in_processes_of_their_own(load):
+    """Here all run in one: in nearly thirty, importing torch and JAX would be all that takes time."""
+    transfer = load("transfer")
+    builds = [f for name, f in vars(transfer).items() if name.startswith("build_")]
+    assert len(builds) == 5
+    keys = [*transfer.COPIED, *transfer.SHARED, *transfer.TREE_PAIRS.items()]
+    assert pickle.loads(pickle.dumps((builds, keys))) == (builds, keys)
 
 
 def run(script, *options, path):

@@ -19,15 +19,6 @@ from xdev.testing import assert_close
 TAPE = pytest.mark.xdev_backends(exclude=["torch", "jax"], reason="torch and JAX have no tape of xdev's")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def what_is_there_already():
-    """Keep the collector from walking over the frameworks each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def total(x):
     return xdev.namespace(x).sum(x)
 
