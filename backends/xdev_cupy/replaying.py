@@ -104,14 +104,12 @@ class Kit:
         equal.data.copy_to_host(read.ctypes.data, 1)
         return bool(read)
 
-    def operands(self, args: tuple[Any, ...], result: Any) -> tuple[Any, ...]:
-        """Return operands of an elementwise function as they are: kernels take Python numbers by value."""
-        return args
-
-    @property
-    def into(self) -> dict[str, Callable[..., Any]]:
-        """Return the forms that write into memory that is there, by name; each gets the result first."""
-        return _INTO
+    def into(self, name: str, function: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return a call that writes its result into memory that is there: function, args and kwargs; None if none."""
+        if getattr(function, "nin", None) == len(args) and not kwargs:
+            return function, (*args, result), {}
+        form = _INTO[name](result, *args, **kwargs) if name in _INTO else None
+        return None if form is None else (*form, {})
 
 
 # -- forms -------------------------------------------------------------------------------------------------------

@@ -33,10 +33,8 @@ def _together(f: Any, params: list[Any], grads: list[Any], *moments: list[Any]) 
     flat: list[Any] = [f.joined(arrays) for arrays in (params, *moments)] if len(params) > 1 else [None]
     if any(x is None for x in flat) or any(g.dtype != flat[0].dtype for g in grads):
         return zip(params, grads, *moments, strict=True)
-    grad, start = f.empty(flat[0].shape, flat[0].dtype), 0
-    for g in grads:  # one by one: a plan has them written there from the start
-        f.copyto(grad[start : start + g.size], f.reshape(g, (-1,)))
-        start += g.size
+    # A plan has gradients written there from the start.
+    grad = f.concatenate([f.reshape(g, (-1,)) for g in grads], out=f.empty(flat[0].shape, flat[0].dtype))
     return [(flat[0], grad, *flat[1:])]
 
 

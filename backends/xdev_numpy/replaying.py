@@ -85,7 +85,7 @@ class Kit:
 
     def like(self, x: Any) -> Any:
         """Return new memory for an array of that shape, strides and dtype, or None if it is not in C order."""
-        return np.empty_like(x, order="C") if x.flags.c_contiguous else None
+        return np.empty_like(x, order="C", subok=False) if x.flags.c_contiguous else None
 
     def empty(self, shape: Any, dtype: Any) -> Any:
         """Return new memory in C order."""
@@ -109,19 +109,26 @@ class Kit:
         """Return whether two arrays are equal bit for bit."""
         return a.shape == b.shape and a.dtype == b.dtype and bool(a.tobytes() == b.tobytes())
 
-    def operands(self, args: tuple[Any, ...], result: Any) -> tuple[Any, ...]:
-        """Return operands of an elementwise function, Python numbers as arrays: they cost a promotion in each call."""
-        dtype = result.dtype
-        if dtype.kind != "f" or dtype.itemsize < 4 or not any(hasattr(a, "dtype") for a in args):
-            return args
-        if any(hasattr(a, "dtype") and a.dtype != dtype for a in args):
-            return args
-        return tuple(np.asarray(a, dtype) if type(a) in (int, float) and _fits(a, dtype) else a for a in args)
+    def into(self, name: str, function: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return a call that writes its result into memory that is there: function, args and kwargs; None if none."""
+        if getattr(function, "nin", None) == len(args) and not kwargs:
+            args = _operands(args, result.dtype)
+            return (function, args, {"out": result}) if name in KEYWORD else (function, (*args, result), {})
+        form = _INTO[name](result, *args, **kwargs) if name in _INTO else None
+        return None if form is None else (*form, {})
 
-    @property
-    def into(self) -> dict[str, Any]:
-        """Return the forms that write into memory that is there, by name; each gets the result first."""
-        return _INTO
+
+KEYWORD = frozenset({"maximum", "minimum"})
+"""Elementwise functions that want what they write into by keyword."""
+
+
+def _operands(args: tuple[Any, ...], dtype: Any) -> tuple[Any, ...]:
+    """Return operands of an elementwise function, Python numbers as arrays: they cost a promotion in each call."""
+    if dtype.kind != "f" or dtype.itemsize < 4 or not any(hasattr(a, "dtype") for a in args):
+        return args
+    if any(hasattr(a, "dtype") and a.dtype != dtype for a in args):
+        return args
+    return tuple(np.asarray(a, dtype) if type(a) in (int, float) and _fits(a, dtype) else a for a in args)
 
 
 class _Memory:

@@ -13,7 +13,7 @@ import pytest
 
 import xdev
 from xdev.errors import ReplayWarning
-from xdev.replay.compiled import KEPT, Patience
+from xdev.replay.kept import KEPT, PATIENCE
 
 ns = xdev.namespace
 
@@ -188,7 +188,7 @@ def test_layouts_are_kept_within_bounds():
 @pytest.mark.parametrize("changing", ["shape", "number"])
 def test_patience_ends_where_no_layout_comes_back(changing):
     jitted = xdev.jit(lambda x, s: x * s)
-    calls = [(np.ones(k + 1), 2) if changing == "shape" else (np.ones(1), k) for k in range(Patience.LIMIT + 20)]
+    calls = [(np.ones(k + 1), 2) if changing == "shape" else (np.ones(1), k) for k in range(PATIENCE + 20)]
     with pytest.warns(ReplayWarning, match="are others in each call") as told:
         found = [jitted(*args)[0] for args in calls]
     assert found == [s for _, s in calls]

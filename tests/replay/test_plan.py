@@ -35,12 +35,11 @@ class Recording:
 
     def call(self, function, *args, size=16, dtype=F4, name=None):
         result = self.part(self.memory(size), dtype=dtype)
-        self.calls.append(Call(name or function.__name__, function, args, {}, (result,), (0,), ()))
+        self.calls.append(Call(name or function.__name__, function, (*args, result), {}, (result,), ()))
         return result
 
     def write(self, function, *args, into):
-        self.calls.append(Call(function.__name__, function, (*args, into), {}, (), (), (into,)))
-        into.memory.written = True
+        self.calls.append(Call(function.__name__, function, (*args, into), {}, (), (into,)))
 
     def plan(self, *outputs, copied=0):
         return make_plan(self.calls, list(outputs), copied)
@@ -66,7 +65,7 @@ def test_what_nothing_needs_is_dropped():
 def test_writes_into_arguments_and_checks_are_kept():
     r = Recording()
     x, y = r.argument(), r.argument(place=1)
-    r.calls.append(Call("guard", bool, (r.call(np.sin, y),), {}, (), (), ()))
+    r.calls.append(Call("guard", bool, (r.call(np.sin, y),), {}, (), ()))
     r.write(np.cos, y, into=x)
     assert [call.name for call in r.plan().calls] == ["sin", "guard", "cos"]
 
@@ -75,7 +74,7 @@ def test_checks_after_writes_are_refused():
     r = Recording()
     x = r.argument()
     r.write(np.cos, x, into=x)
-    r.calls.append(Call("guard", bool, (x,), {}, (), (), ()))
+    r.calls.append(Call("guard", bool, (x,), {}, (), ()))
     with pytest.raises(Unreplayable, match="checked after arguments have been written"):
         r.plan()
 
@@ -99,7 +98,7 @@ def test_memory_must_be_written_before_it_is_read():
 def test_adding_to_what_nothing_wrote_is_refused():
     r = Recording()
     seed, x = r.part(r.memory()), r.argument()
-    r.calls.append(Call("add", np.add, (seed, x, seed), {}, (), (), (seed,)))
+    r.calls.append(Call("add", np.add, (seed, x, seed), {}, (), (seed,)))
     with pytest.raises(Unreplayable, match="add reads memory that nothing wrote"):
         r.plan(seed)
 
@@ -165,61 +164,86 @@ def test_small_outputs_are_copied_to_the_caller():
     assert set(plan.offsets) == {small.memory.number}
 
 
-def copy(r, source, into):
-    r.calls.append(Call("copyto", np.copyto, (into, source), {}, (), (), (into,)))
-    into.memory.written = True
+def join(r, pieces, into):
+    r.calls.append(Call("concatenate", np.concatenate, (list(pieces),), {"out": into}, (), (into,)))
 
 
-def test_what_is_copied_into_a_part_is_written_there():
+def joins(plan):
+    """Return what is joined: the pieces' sizes, and where they go."""
+    found = [call for call in plan.calls if call.name == "concatenate"]
+    return [([x.shape[0] for x in call.args[0]], call.writes[0].offset, call.writes[0].shape) for call in found]
+
+
+def test_pieces_of_a_join_are_written_there():
     r = Recording()
     flat = r.memory(48)
-    a, b, c = (r.call(mixed, r.argument(place=k)) for k in range(3))
-    for k, x in enumerate((a, b, c)):
-        copy(r, x, r.part(flat, 16 * k, 16 * k + 16))
-    result = r.call(mixed, r.part(flat), size=48)
-    plan = r.plan(result)
+    pieces = [r.call(mixed, r.argument(place=k)) for k in range(3)]
+    join(r, pieces, r.part(flat))
+    plan = r.plan(r.call(mixed, r.part(flat), size=48))
     assert [call.name for call in plan.calls] == ["mixed"] * 4
     assert [call.results[0].memory for call in plan.calls[:3]] == [flat] * 3
     assert [call.results[0].offset for call in plan.calls[:3]] == [0, 64, 128]
-    assert plan.spans[flat.number] == (0, 3)
+    assert set(plan.own) | set(plan.offsets) == {flat.number, plan.outputs[0].memory.number}
 
 
 @pytest.mark.parametrize(
-    "why", ["read later", "returned", "an argument", "another dtype", "into an argument", "out of turn", "a part", "gaps"]
+    ("why", "left"),
+    [
+        ("read later", [([16], 64, (16,))]),
+        ("returned", [([16], 64, (16,))]),
+        ("an argument", [([16], 64, (16,))]),
+        ("another dtype", [([16], 64, (16,))]),
+        ("a part", [([16], 64, (16,))]),
+        ("gaps", [([16], 64, (16,))]),
+        ("twice", [([16], 128, (16,))]),
+        ("into an argument", [([16, 16, 16], 0, (48,))]),
+        ("met before", [([16, 16, 16], 0, (48,))]),
+        ("all arguments", [([16, 16, 16], 0, (48,))]),
+    ],
 )
-def test_a_copy_stays(why):
+def test_other_pieces_are_joined(why, left):
     r = Recording()
-    flat, x = r.memory(48), r.argument()
-    a = x if why == "an argument" else r.call(mixed, x, size=32 if why == "a part" else 16)
-    into = r.part(flat, 0, 32, 2) if why == "gaps" else r.part(flat, 16, 32)
-    rest = [r.part(flat, 0, 16), r.part(flat, 32, 48)]
-    if why == "another dtype":
-        into = into._replace(dtype=np.dtype("int32"))
-    if why == "into an argument":
-        into = r.argument(place=1)
-    if why == "out of turn":
-        copy(r, r.argument(place=2), rest.pop())
-    copy(r, r.part(a.memory, 0, 16) if why == "a part" else a, into)
-    for part in rest:
-        copy(r, r.argument(place=2), part)
-    result = r.call(mixed, into, r.part(flat), a if why == "read later" else x)
-    plan = r.plan(result, *([a] if why == "returned" else ()))
-    copied = [call for call in plan.calls if call.name == "copyto" and call.args[0] == into]
-    assert len(copied) == 1
+    x = r.argument()
+    into = r.argument(48, place=1) if why == "into an argument" else r.part(r.memory(48))
+    if why == "met before":
+        r.write(mixed, x, into=r.part(into.memory, 0, 1))
+    pieces = [x] * 3 if why == "all arguments" else [r.call(mixed, x) for _ in range(3)]
+    if why == "an argument":
+        pieces[1] = x
+    elif why == "another dtype":
+        pieces[1] = r.call(mixed, x, dtype=np.dtype("int32"))
+    elif why == "a part":
+        pieces[1] = r.part(r.call(mixed, x, size=32).memory, 0, 16)
+    elif why == "gaps":
+        pieces[1] = r.part(r.call(mixed, x, size=32).memory, 0, 32, 2)
+    elif why == "twice":
+        pieces[2] = pieces[1]
+    join(r, pieces, into)
+    last = r.call(mixed, into, *([pieces[1]] if why == "read later" else ()))
+    plan = r.plan(last, *([pieces[1]] if why == "returned" else ()))
+    assert joins(plan) == left
 
 
-def test_parts_of_what_is_a_part_move_with_it():
+def test_what_stays_is_joined_run_by_run():
+    r = Recording()
+    x, flat = r.argument(), r.memory(16 * 6)
+    made = [r.call(mixed, x) for _ in range(2)]
+    join(r, [x, x, made[0], x, made[1], x], r.part(flat))
+    plan = r.plan(r.call(mixed, r.part(flat)))
+    assert joins(plan) == [([16, 16], 0, (32,)), ([16], 192, (16,)), ([16], 320, (16,))]
+    assert [call.results[0].offset for call in plan.calls[:2]] == [128, 256]
+
+
+def test_pieces_of_what_is_a_piece_move_with_it():
     r = Recording()
     inner, outer = r.memory(32), r.memory(48)
     a = r.call(mixed, r.argument())
-    copy(r, a, r.part(inner, 0, 16))
-    copy(r, r.argument(place=1), r.part(inner, 16, 32))
-    copy(r, r.argument(place=2), r.part(outer, 0, 16))
-    copy(r, r.part(inner), r.part(outer, 16, 48))
+    join(r, [a, r.argument(place=1)], r.part(inner))
+    join(r, [r.argument(place=2), r.part(inner)], r.part(outer))
     plan = r.plan(r.call(mixed, r.part(outer), size=48))
     (made,) = plan.calls[0].results
     assert (made.memory, made.offset) == (outer, 64)
-    assert [call.args[0].offset for call in plan.calls if call.name == "copyto"] == [128, 0]
+    assert joins(plan) == [([16], 128, (16,)), ([16], 0, (16,))]
 
 
 def test_what_is_copied_to_the_caller_lives_to_the_end():
@@ -268,7 +292,7 @@ def test_what_is_alive_never_overlaps(seed):
         like = [x for x in arrays if x.memory.nbytes == 4 * size and len(x.shape) == 1 and x.shape[0] == size]
         if like and draw.random() < 0.6:
             arrays.append(r.call(np.add, draw.choice(like), draw.choice(like), size=size))
-        elif draw.random() < 0.2 and arrays[-1].memory.made:
+        elif draw.random() < 0.2 and arrays[-1].memory.planned:
             r.write(np.sin, draw.choice(arrays), into=arrays[-1])
         else:
             arrays.append(r.call(mixed, draw.choice(arrays), draw.choice(arrays[-3:]), size=size))

@@ -256,3 +256,19 @@ def test_checks_of_values_are_repeated():
     with pytest.raises(type(eager.value)):
         jitted(X, bad)
     assert same(jitted(X, good), X[good])
+
+
+def test_a_failing_check_in_the_second_call_leaves_the_comparison_to_the_next():
+    count = [0]
+
+    def counted(x, indices):
+        count[0] += 1
+        return xdev.ops.embedding(x, indices) + count[0]
+
+    jitted, good, bad = xdev.jit(counted), np.asarray([0, 1, 2]), np.asarray([0, 1, 3])
+    jitted(X, good)
+    with pytest.raises(xdev.errors.DataError, match="got 3"):
+        jitted(X, bad)
+    with pytest.warns(ReplayWarning, match="its results depend on more"):
+        found = jitted(X, good[::-1].copy())
+    assert same(found, X[good[::-1]] + count[0])

@@ -6,7 +6,8 @@ the library does not know of it: a recording is a namespace that writes down wha
 
 from __future__ import annotations
 
-from .compiled import Forms, Replayed, apart, replayable, update_in_place, view_of, write_back
-from .recorder import Unreplayable
+from .compiled import Replayed
+from .kept import Forms, replayable
+from .recorder import Unreplayable, current, mapped
 
-__all__ = ["Forms", "Replayed", "Unreplayable", "apart", "replayable", "update_in_place", "view_of", "write_back"]
+__all__ = ["Forms", "Replayed", "Unreplayable", "current", "mapped", "replayable"]

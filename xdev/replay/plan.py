@@ -9,12 +9,12 @@ from __future__ import annotations
 import bisect
 import heapq
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .recorder import Call, Memory, Part, Unreplayable, parts_of
+from .recorder import Call, Part, Unreplayable, mapped
 
 __all__ = ["Plan", "make_plan"]
 
@@ -38,19 +38,13 @@ class Plan:
         Where each memory lies in the arena, by number.
     nbytes
         The size of the arena.
-    spans
-        By number, the first and the last call that touches its place.
-    sizes
-        Bytes of each place, by the number of the memory that was there first.
     """
 
     calls: list[Call]
     outputs: list[Part]
     own: dict[int, Part]
-    offsets: dict[int, int] = field(default_factory=dict)
-    nbytes: int = 0
-    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
-    sizes: dict[int, int] = field(default_factory=dict)
+    offsets: dict[int, int]
+    nbytes: int
 
 
 def make_plan(calls: Sequence[Call], outputs: Sequence[Part], copied: int = 0) -> Plan:
@@ -75,70 +69,33 @@ def make_plan(calls: Sequence[Call], outputs: Sequence[Part], copied: int = 0) -
     Unreplayable
         If something is read that nothing wrote.
     """
-    kept = _needed([call for call in calls if not _is_fixed(call)], outputs)
+    kept = _needed(calls, outputs)
     _check(kept, outputs)
-    kept = _without_copies(kept, outputs)
+    kept = _without_joins(kept, outputs)
     times = Counter(part.memory.number for part in outputs)
-    own = {
-        part.memory.number: part
-        for part in outputs
-        if times[part.memory.number] == 1
-        and part.memory.nbytes > copied
-        and _is_planned(part.memory)
-        and _is_whole(part)
-    }
-    plan = Plan(kept, list(outputs), own)
-    _place(plan)
-    return plan
-
-
-def _is_planned(memory: Memory) -> bool:
-    return memory.made and not memory.fixed
-
-
-def _end(part: Part) -> int:
-    """Return where a part ends in its memory."""
-    reach = sum(max(n - 1, 0) * max(s, 0) for n, s in zip(part.shape, part.strides, strict=True))
-    return part.offset + int(part.dtype.itemsize) + reach
-
-
-def _is_dense(part: Part) -> bool:
-    """Return whether a part is in C order, without gaps."""
-    expected, strides = part.dtype.itemsize, []
-    for n in reversed(part.shape):
-        strides.append(expected)
-        expected *= n
-    return 0 not in part.shape and part.strides == tuple(reversed(strides))
+    large = [part for part in outputs if part.memory.planned and part.memory.nbytes > copied and _is_whole(part)]
+    own = {part.memory.number: part for part in large if times[part.memory.number] == 1}
+    return Plan(kept, list(outputs), own, *_places(kept, outputs, own))
 
 
 def _is_whole(part: Part) -> bool:
     """Return whether a part is its memory from end to end, in C order."""
-    return part.offset == 0 and part.dtype.itemsize * math.prod(part.shape) == part.memory.nbytes and _is_dense(part)
-
-
-def _is_fixed(call: Call) -> bool:
-    """Return whether a call's results are the same each time, and kept from the recording."""
-    return bool(call.results) and not call.writes and all(part.memory.fixed for part in call.results)
-
-
-def _reads(call: Call) -> Iterable[Part]:
-    left = Counter(call.writes)
-    for part in (*parts_of(call.args), *parts_of(call.kwargs)):
-        if left[part]:
-            left[part] -= 1
-        else:
-            yield part
+    expected, strides = part.dtype.itemsize, []
+    for n in reversed(part.shape):
+        strides.append(expected)
+        expected *= n
+    return part.offset == 0 and expected == part.memory.nbytes > 0 and part.strides == tuple(reversed(strides))
 
 
 def _needed(calls: Sequence[Call], outputs: Sequence[Part]) -> list[Call]:
     """Return the calls that outputs, arguments that are written, and checks depend on."""
-    needed = {part.memory.number for part in outputs}
+    needed = {part.memory.number for part in outputs if part.memory.planned}
     kept = []
     for call in reversed(calls):
-        touched = [part.memory for part in (*call.results, *call.writes)]
-        if call.name == "guard" or any(memory.number in needed or not memory.made for memory in touched):
+        made = [part.memory for part in call.makes]
+        if call.name == "guard" or any(memory.number in needed or memory.place is not None for memory in made):
             kept.append(call)
-            needed.update(part.memory.number for part in (*parts_of(call.args), *parts_of(call.kwargs)))
+            needed.update(part.memory.number for part in call.touches if part.memory.planned)
     return kept[::-1]
 
 
@@ -148,119 +105,120 @@ def _check(calls: Sequence[Call], outputs: Sequence[Part]) -> None:
     for call in calls:
         if call.name == "guard" and changed:
             raise Unreplayable("values are checked after arguments have been written to")
-        for part in _reads(call):
-            if _is_planned(part.memory) and part.memory.number not in written:
-                raise Unreplayable(f"{call.name} reads memory that nothing wrote")
-        for part in (*call.results, *call.writes):
-            written.add(part.memory.number)
-            changed |= not part.memory.made
-    for part in outputs:
-        if _is_planned(part.memory) and part.memory.number not in written:
-            raise Unreplayable("it returns memory that nothing wrote")
+        if not all(_is_there(part, written) for part in call.reads):
+            raise Unreplayable(f"{call.name} reads memory that nothing wrote")
+        written.update(part.memory.number for part in call.makes)
+        changed = changed or any(part.memory.place is not None for part in call.makes)
+    if not all(_is_there(part, written) for part in outputs):
+        raise Unreplayable("it returns memory that nothing wrote")
 
 
-def _touched(call: Call) -> Iterable[Part]:
-    return *parts_of(call.args), *parts_of(call.kwargs), *call.results, *call.writes
+def _is_there(part: Part, written: set[int]) -> bool:
+    return part.memory.number in written or not part.memory.planned
 
 
-def _without_copies(calls: list[Call], outputs: Sequence[Part]) -> list[Call]:
-    """Let memory that ends in a copy into a part of another be that part from the start."""
-    last = {part.memory.number: n for n, call in enumerate(calls) for part in _touched(call)}
-    kept = {part.memory.number for part in outputs}
-    reach: dict[int, int] = defaultdict(int)  # up to where a memory has been touched
+def _without_joins(calls: list[Call], outputs: Sequence[Part]) -> list[Call]:
+    """Let memory that ends as a piece of a join be that piece from the start."""
+    last = {part.memory.number: n for n, call in enumerate(calls) for part in call.touches}
+    last.update((part.memory.number, len(calls)) for part in outputs)
+    met: set[int] = set()
     moves: dict[int, Part] = {}
     rest = []
     for n, call in enumerate(calls):
-        if call.name == "copyto" and len(call.args) == 2 and type(call.args[1]) is Part and not call.kwargs:
-            into, source = call.args
-            number = source.memory.number
-            ends = last[number] == n and number not in kept
-            if ends and reach[into.memory.number] <= into.offset and _is_the_same(source, into):
-                moves[number] = into
-                reach[into.memory.number] = into.offset + source.memory.nbytes
-                continue
-        rest.append(call)
-        for part in _touched(call):
-            reach[part.memory.number] = max(reach[part.memory.number], _end(part))
-    return [call._replace(**{name: _moved(getattr(call, name), moves) for name in _HOLDING}) for call in rest]
+        if _is_flat_join(call) and call.writes[0].memory.number not in met:
+            ending = {part.memory.number for part in call.reads if last[part.memory.number] == n}
+            rest += _joins(call, ending, moves)
+        else:
+            rest.append(call)
+        met.update(part.memory.number for part in call.touches)
+
+    def moved(x: Any) -> Any:
+        while type(x) is Part and (into := moves.get(x.memory.number)) is not None:
+            x = x._replace(memory=into.memory, offset=x.offset + into.offset)
+        return x
+
+    return [Call(*(mapped(value, moved) for value in call)) for call in rest]
 
 
-_HOLDING = ("args", "kwargs", "results", "writes")
+def _is_flat_join(call: Call) -> bool:
+    joins = call.name == "concatenate" and len(call.args) == 1 and list(call.kwargs) == ["out"]
+    return joins and len(call.writes[0].shape) == 1 and all(type(x) is Part for x in call.args[0])
+
+
+def _joins(call: Call, ending: set[int], moves: dict[int, Part]) -> list[Call]:
+    """Note which pieces of a flat join move, and return joins of the others, those side by side together."""
+    (into,) = call.makes
+    runs: list[tuple[int, list[Part]]] = []
+    start, beside = into.offset, False
+    for piece in call.args[0]:
+        place, number = into._replace(offset=start, shape=piece.shape), piece.memory.number
+        if number in ending and number not in moves and _is_the_same(piece, place):
+            moves[number], beside = place, False
+        elif beside:
+            runs[-1][1].append(piece)
+        else:
+            runs.append((start, [piece]))
+            beside = True
+        start += piece.nbytes
+    places = [into._replace(offset=start, shape=(sum(x.shape[0] for x in run),)) for start, run in runs]
+    return [
+        call._replace(args=(run,), kwargs={"out": place}, writes=(place,))
+        for (_, run), place in zip(runs, places, strict=True)
+    ]
 
 
 def _is_the_same(source: Part, into: Part) -> bool:
     """Return whether all that a memory holds has the same layout in a part of another."""
-    memory, host = source.memory, into.memory
-    planned = memory is not host and _is_planned(memory) and _is_planned(host)
-    return planned and _is_whole(source) and _is_dense(into) and source[2:] == into[2:]
-
-
-def _moved(value: Any, moves: dict[int, Part]) -> Any:
-    """Return a value with its parts where their memory is a part of another."""
-    kind = type(value)
-    if kind is Part:
-        while (into := moves.get(value.memory.number)) is not None:
-            value = value._replace(memory=into.memory, offset=value.offset + into.offset)
-        return value
-    if kind is tuple or kind is list:
-        return kind(_moved(item, moves) for item in value)
-    return {key: _moved(item, moves) for key, item in value.items()} if kind is dict else value
+    planned = source.memory.planned and into.memory.planned and source.memory is not into.memory
+    return planned and _is_whole(source) and source[2:] == into[2:]
 
 
 # -- the arena -----------------------------------------------------------------------------------------------
 
 
-def _place(plan: Plan) -> None:
-    """Find the place of each memory in the arena."""
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    memories: dict[int, Memory] = {}
-    for n, call in enumerate(plan.calls):
-        for part in _touched(call):
-            number = part.memory.number
-            if _is_planned(part.memory) and number not in plan.own:
-                memories[number] = part.memory
-                first.setdefault(number, n)
-                last[number] = n
-    for part in plan.outputs:  # what is copied to the caller lives to the end
+def _places(calls: Sequence[Call], outputs: Sequence[Part], own: dict[int, Part]) -> tuple[dict[int, int], int]:
+    """Return where each memory lies in the arena, and the size of the arena."""
+    touched = [(n, part.memory) for n, call in enumerate(calls) for part in call.touches]
+    touched = [(n, memory) for n, memory in touched if memory.planned and memory.number not in own]
+    first = {memory.number: n for n, memory in reversed(touched)}
+    last = {memory.number: n for n, memory in touched}
+    sizes = {memory.number: -(-max(memory.nbytes, 1) // ALIGNMENT) * ALIGNMENT for _, memory in touched}
+    for part in outputs:  # what is copied to the caller lives to the end
         if part.memory.number in last:
-            last[part.memory.number] = len(plan.calls)
-    group = _share(plan.calls, first, last)
-    heads = {number: group.get(number, number) for number in memories}
+            last[part.memory.number] = len(calls)
+    heads = _share(calls, first, last)
+    offsets, nbytes = _offsets({number: size for number, size in sizes.items() if number not in heads}, first, last)
     for number, head in heads.items():
-        size = -(-max(memories[number].nbytes, 1) // ALIGNMENT) * ALIGNMENT
-        plan.sizes[head] = max(plan.sizes.get(head, 0), size)
-    offsets, plan.nbytes = _offsets(plan.sizes, first, last)
-    plan.offsets = {number: offsets[head] for number, head in heads.items()}
-    plan.spans = {number: (first[head], last[head]) for number, head in heads.items()}
+        offsets[number] = offsets[head]
+    return offsets, nbytes
 
 
 def _share(calls: Sequence[Call], first: dict[int, int], last: dict[int, int]) -> dict[int, int]:
-    """Let elementwise results take the place of an operand that nothing reads later; return who leads whom."""
-    group: dict[int, int] = {}
+    """Let elementwise results take the place of an operand that nothing reads later; return who is in whose place."""
+    heads: dict[int, int] = {}
+
+    def head_of(part: Part) -> int:
+        return heads.get(part.memory.number, part.memory.number)
+
     for n, call in enumerate(calls):
-        made = (*call.results, *call.writes)
-        if len(made) != 1 or not _is_elementwise(call):
+        if len(call.makes) != 1 or not _is_elementwise(call):
             continue
-        (result,) = made
+        (result,) = call.makes
         number = result.memory.number
-        if first.get(number) != n or math.prod(result.shape) * result.dtype.itemsize != result.memory.nbytes:
+        if first.get(number) != n or result.nbytes != result.memory.nbytes:
             continue
-        operands = list(_reads(call))
+        operands = call.reads
         for part in operands:
-            its = part.memory.number
-            head = group.get(its, its)
-            if last.get(head) != n or last.get(its) != n or part.memory.nbytes != result.memory.nbytes:
-                continue
-            if part[1:4] != result[1:4] or part.dtype.itemsize != result.dtype.itemsize:
-                continue
-            others = [other for other in operands if other.memory.number in last and other is not part]
-            if any(group.get(o.memory.number, o.memory.number) == head and o != part for o in others):
-                continue
-            group[number] = head
-            last[head] = max(last[number], n)
-            break
-    return group
+            head = head_of(part)
+            ends = last.get(head) == n == last.get(part.memory.number)
+            # Of other parts in the same place, elements would be overwritten before they are read.
+            alone = all(other == part for other in operands if head_of(other) == head)
+            fits = part.nbytes == part.memory.nbytes == result.nbytes and part[1:4] == result[1:4]
+            if ends and alone and fits:
+                heads[number] = head
+                last[head] = last[number]
+                break
+    return heads
 
 
 def _is_elementwise(call: Call) -> bool:
@@ -271,37 +229,31 @@ def _offsets(sizes: dict[int, int], first: dict[int, int], last: dict[int, int])
     """Place what lives at once side by side, each in the smallest gap that it fits into; return the size of all."""
     offsets: dict[int, int] = {}
     end = 0
-    gaps: list[tuple[int, int]] = []  # (size, offset)
+    gaps: list[tuple[int, float]] = [(0, math.inf)]  # from where to where, in their order
     ending: list[tuple[int, int]] = []  # (last call, number)
     for number in sorted(sizes, key=lambda k: (first[k], -sizes[k])):
         while ending and ending[0][0] < first[number]:
             gone = heapq.heappop(ending)[1]
-            gaps = _joined(gaps, offsets[gone], sizes[gone])
+            _free(gaps, offsets[gone], offsets[gone] + sizes[gone])
         size = sizes[number]
-        place = bisect.bisect_left(gaps, (size, -1))
-        if place < len(gaps):
-            length, offset = gaps.pop(place)
-        else:  # the last gap, if it ends there, grows
-            length, offset = next((gap for gap in gaps if sum(gap) == end), (0, end))
-            if length:
-                gaps.remove((length, offset))
-            end, length = offset + size, size
-        offsets[number] = offset
-        if length > size:
-            bisect.insort(gaps, (length - size, offset + size))
+        lengths = [(min(stop, end) - start, start) for start, stop in gaps]
+        start = min((gap for gap in lengths if gap[0] >= size), default=lengths[-1])[1]
+        place = bisect.bisect_left(gaps, (start, 0))
+        stop = gaps.pop(place)[1]
+        if start + size < stop:
+            gaps.insert(place, (start + size, stop))
+        offsets[number] = start
+        end = max(end, start + size)
         heapq.heappush(ending, (last[number], number))
     return offsets, end
 
 
-def _joined(gaps: list[tuple[int, int]], offset: int, size: int) -> list[tuple[int, int]]:
-    """Return gaps with another one, as one with those beside it."""
-    rest = []
-    for length, start in gaps:
-        if start + length == offset:
-            offset, size = start, size + length
-        elif start == offset + size:
-            size += length
-        else:
-            rest.append((length, start))
-    bisect.insort(rest, (size, offset))
-    return rest
+def _free(gaps: list[tuple[int, float]], start: int, stop: float) -> None:
+    """Add a gap, as one with those beside it."""
+    place = bisect.bisect_left(gaps, (start, 0))
+    if gaps[place][0] == stop:
+        stop = gaps.pop(place)[1]
+    if place and gaps[place - 1][1] == start:
+        place -= 1
+        start = gaps.pop(place)[0]
+    gaps.insert(place, (start, stop))

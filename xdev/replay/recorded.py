@@ -9,8 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from ..autodiff.array import TracedArray, constant
-from ..autodiff.namespace import TracedNamespace
+from ..autodiff.namespace import NativeNamespace, TracedNamespace
 from ..autodiff.rules.indexing import is_basic
 from ..contract import Backend
 from ..watching import report_read
@@ -25,7 +24,7 @@ def recorded_namespace(backend: Backend, native: Any) -> TracedNamespace:
     """Return the namespace that knows traced arrays of a backend, and tells of its calls."""
     found = _made.get(id(native))
     if found is None:
-        found = _made.setdefault(id(native), (native, TracedNamespace(Recorded(backend, native, ""))))
+        found = _made.setdefault(id(native), (native, TracedNamespace(Recorded(backend, native))))
     return found[1]
 
 
@@ -40,15 +39,27 @@ def _bound(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Functions:
-    """The functions that kernels are made of, in their recording form."""
+    """The functions of a module or namespace in their recording form.
 
-    def __init__(self, module: Any) -> None:
+    Parameters
+    ----------
+    module : object
+        What has them.
+    prefix : str
+        What their names are written down with: "linalg." or "fft." for an extension.
+    """
+
+    def __init__(self, module: Any, prefix: str = "") -> None:
         self._module = module
+        self._prefix = prefix
+        self.__name__ = module.__name__
 
     def __getattr__(self, name: str) -> Any:
         value = function = getattr(self._module, name)
-        if callable(function):
-            value = _bound(name, function)
+        if name in ("linalg", "fft"):
+            value = Functions(value, f"{name}.")
+        elif callable(value) and not isinstance(value, type) and not name.startswith("_"):
+            value = _bound(self._prefix + name, value)
             for method in ("reduce", "at"):
                 if hasattr(function, method):
                     setattr(value, method, _bound(f"{name}.{method}", getattr(function, method)))
@@ -56,7 +67,7 @@ class Functions:
         return value
 
 
-class Recorded:
+class Recorded(Functions):
     """A namespace whose functions write down what they are called with.
 
     Attributes
@@ -67,62 +78,25 @@ class Recorded:
         The backend's kernels.
     """
 
-    def __init__(self, backend: Backend, native: Any, extension: str) -> None:
-        self._backend = backend
-        self._native = native
-        self._extension = extension
-        self._plain = TracedNamespace(native).below
-        self.__name__ = native.__name__
-        self.functions = Functions(backend.replay.functions)
+    def __init__(self, backend: Backend, native: Any) -> None:
+        super().__init__(native)
+        self._kit = backend.replay
+        self._plain = NativeNamespace(native)
+        self.functions = Functions(self._kit.functions)
         self.kernels_ = {name: self._kernel(name, kernel) for name, kernel in backend.kernels.items()}
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._native, name)
-        if name in ("linalg", "fft") and not self._extension:
-            value = Recorded(self._backend, value, f"{name}.")
-        elif callable(value) and not isinstance(value, type) and not name.startswith("_"):
-            value = _bound(self._extension + name, value)
-        self.__dict__[name] = value
-        return value
 
     # -- kernels -------------------------------------------------------------------------------------
 
     def _kernel(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
         if name == "in_range":
-            return lambda *args: kernel(*args) if (its := current.get()) is None else its.guard(kernel, args)
+            return _bound("guard", kernel)
         return self.made_of_functions(kernel) or _bound(f"kernel {name}", kernel)
 
     def made_of_functions(self, kernel: Any) -> Callable[..., Any] | None:
         """Return a kernel that is made of the functions it gets, with those that record; None if it is not."""
-        if type(kernel) is functools.partial and kernel.args[:1] == (self._backend.replay.functions,):
-            return functools.partial(kernel.func, self.functions, *kernel.args[1:], **kernel.keywords)
-        return None
-
-    def update(self, name: str) -> Callable[..., Any] | None:
-        """Return an in-place update of an optimizer in its recording form, for lists of recorded arrays."""
-        inner: Any = self.made_of_functions(self._backend.inplace_update(name))
-        if inner is None:
+        if type(kernel) is not functools.partial or kernel.args[:1] != (self._kit.functions,):
             return None
-
-        def call(params: Any, grads: Any, state: Any, **hyper: Any) -> Any:
-            xp = params[0].xp
-            raw = [[_raw(x) for x in arrays] for arrays in (params, grads)]
-            fields = (([_raw(x) for x in part] if type(part) is list else _raw(part)) for part in state)
-            new = inner(*raw, type(state)(*fields), **hyper)
-
-            def back(x: Any) -> Any:
-                return constant(x, xp) if isinstance(x, self._backend.replay.arrays) else x
-
-            return type(state)(*([back(x) for x in part] if type(part) is list else back(part) for part in new))
-
-        return call
-
-    def apart(self, x: Any) -> Any:
-        """Return an array whose memory the recording made: a copy, if it came from outside."""
-        recorder = current.get()
-        assert recorder is not None
-        x = self._backend.replay.array(x)
-        return x if recorder.is_known(x) and recorder.part(x).memory.made else self.functions.array(x, copy=True)
+        return functools.partial(kernel.func, self.functions, *kernel.args[1:], **kernel.keywords)
 
     def whole_(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function of a namespace and of arrays, recorded as one call."""
@@ -135,28 +109,23 @@ class Recorded:
         f, plain = self.functions, getattr(self._plain, name)
         whole = _bound(name, plain)
 
-        def put(g: Any, key: Any, shape: tuple[int, ...]) -> Any:
-            if not _is_fixed(key):
-                return whole(g, key, shape)
-            x = f.zeros(shape, g.dtype)
-            f.copyto(_view(x, key), g)
+        def assigned(x: Any, value: Any, basic: tuple[Any, ...]) -> Any:
+            into = x[basic]
+            extra = getattr(value, "ndim", 0) - into.ndim
+            f.copyto(into, value.reshape(value.shape[extra:]) if extra > 0 else value, "unsafe")
             return x
+
+        def put(g: Any, key: Any, shape: tuple[int, ...]) -> Any:
+            basic = _basic(key)
+            return whole(g, key, shape) if basic is None else assigned(f.zeros(shape, g.dtype), g, basic)
 
         def setitem(x: Any, value: Any, key: Any) -> Any:
-            if not _is_fixed(key):
-                _refuse_mask(key)
-                return whole(x, value, key)
-            x = self.asarray(x, copy=True)
-            into = _view(x, key)
-            extra = getattr(value, "ndim", 0) - into.ndim
-            f.copyto(into, value.reshape(value.shape[extra:]) if extra > 0 else value, casting="unsafe")
-            return x
+            basic = _basic(key)
+            return whole(x, value, key) if basic is None else assigned(self.asarray(x, copy=True), value, basic)
 
         def getitem(x: Any, key: Any) -> Any:
-            if _is_fixed(key):
-                return _view(x, key)
-            _refuse_mask(key)
-            return whole(x, key)
+            basic = _basic(key)
+            return whole(x, key) if basic is None else x[basic]
 
         forms: dict[str, Callable[..., Any]] = {
             "add_to_": lambda x, y: f.add(x, y, out=x),
@@ -167,27 +136,18 @@ class Recorded:
         return forms.get(name, whole)
 
 
-def _is_fixed(key: Any) -> bool:
-    """Return whether a basic index is the same in each call; NumPy copies what an array without axes indexes."""
+def _basic(key: Any) -> tuple[Any, ...] | None:
+    """Return the index of a view that is the same in each call; None for an index that makes no view."""
     parts = key if type(key) is tuple else (key,)
     for part in parts:
         for bound in (part.start, part.stop, part.step) if type(part) is slice else ():
             if hasattr(bound, "dtype"):
                 report_read("index()", bound)
-    return is_basic(key) and not any(hasattr(part, "dtype") for part in parts)
-
-
-def _refuse_mask(key: Any) -> None:
-    recorder = current.get()
-    for part in key if type(key) is tuple else (key,):
-        if recorder is not None and "bool" in str(getattr(part, "dtype", type(part).__name__)):
+    # An array without axes is basic by the standard, but NumPy copies what it indexes.
+    if not is_basic(key) or any(hasattr(part, "dtype") for part in parts):
+        recorder = current.get()
+        masked = any("bool" in str(getattr(part, "dtype", type(part).__name__)) for part in parts)
+        if masked and recorder is not None:
             recorder.refuse("x[mask] has a shape that depends on the values of an array")
-
-
-def _view(x: Any, key: Any) -> Any:
-    key = key if type(key) is tuple else (key,)
-    return x[key] if any(part is Ellipsis for part in key) else x[(*key, ...)]
-
-
-def _raw(x: Any) -> Any:
-    return x.__xdev_value__ if type(x) is TracedArray else x
+        return None
+    return parts if any(part is Ellipsis for part in parts) else (*parts, ...)  # else a scalar may be no view

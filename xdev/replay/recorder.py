@@ -8,21 +8,26 @@ as memory that nothing has written. The recorder keeps no array of the recording
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..autodiff.array import TracedArray, constant, recording
+from ..autodiff.array import TracedArray, constant, recording, unwrap
 from ..autodiff.namespace import TracedNamespace
 from ..watching import report_read, reported_reads
 
-__all__ = ["Call", "Memory", "Part", "Recorder", "Unreplayable", "current", "parts_of"]
+__all__ = ["Call", "CheckFailed", "Memory", "Part", "Recorder", "Unreplayable", "current", "flat", "mapped", "parts_of"]
 
 
 current: ContextVar[Recorder | None] = ContextVar("xdev recorder", default=None)
 """What records now."""
+BY_VALUE = frozenset({"argwhere", "nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values"})
+"""Functions whose result has a shape that depends on values."""
 
 
 class Unreplayable(Exception):  # noqa: N818  it is caught, and told as a warning or an error
@@ -33,6 +38,7 @@ class Unreplayable(Exception):  # noqa: N818  it is caught, and told as a warnin
         self.told = told
 
 
+@dataclass(eq=False, slots=True)
 class Memory:
     """The memory of one array that was made in the recording, or came from outside.
 
@@ -42,26 +48,24 @@ class Memory:
         Unique in the recording.
     nbytes
         Its size.
+    root
+        The array itself, of constants and of what came from outside and is no argument; None for all else.
     place
         Which argument it is; None for what is none.
-    root
-        The array itself, of what came from outside and of constants; None for what the recording makes.
-    made
-        Whether the recording made it.
     fixed
-        Whether its values are the same in every call.
+        Whether the recording made it, of values that are the same in every call.
     """
 
-    __slots__ = ("fixed", "made", "nbytes", "number", "place", "root", "written")
+    number: int
+    nbytes: int
+    root: Any
+    place: int | None
+    fixed: bool = False
 
-    def __init__(self, number: int, nbytes: int, root: Any, place: int | None) -> None:
-        self.number = number
-        self.nbytes = nbytes
-        self.root = root
-        self.place = place
-        self.made = root is None
-        self.fixed = False
-        self.written = False
+    @property
+    def planned(self) -> bool:
+        """Whether each replay makes it anew."""
+        return self.root is None and self.place is None
 
 
 class Part(NamedTuple):
@@ -73,45 +77,75 @@ class Part(NamedTuple):
     strides: tuple[int, ...]
     dtype: Any
 
+    @property
+    def nbytes(self) -> int:
+        """The size of its elements."""
+        return math.prod(self.shape) * int(self.dtype.itemsize)
+
 
 class Call(NamedTuple):
-    """One call: what it was called with, parts in the place of arrays, and what it wrote."""
+    """One call, parts in the place of arrays, in a form that makes no memory: it gets what it writes into.
+
+    Attributes
+    ----------
+    results
+        New arrays, which it returned when it was recorded.
+    writes
+        Arrays that it was given to write into.
+    """
 
     name: str
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: tuple[Part, ...]
-    """New arrays that it returned."""
-    places: tuple[int, ...]
-    """Which of the arrays that it returned these are."""
     writes: tuple[Part, ...]
-    """Arrays that it was given to write into."""
+
+    @property
+    def touches(self) -> list[Part]:
+        """Return all arrays that it gets."""
+        return parts_of((self.args, self.kwargs))
+
+    @property
+    def makes(self) -> tuple[Part, ...]:
+        """Return those whose values it makes."""
+        return (*self.results, *self.writes)
+
+    @property
+    def reads(self) -> list[Part]:
+        """Return those that it does not only write."""
+        left = self.touches
+        for part in self.makes:
+            left.remove(part)
+        return left
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield value
+# -- nested arguments and results ----------------------------------------------------------------------------
 
 
-def parts_of(value: Any) -> Iterator[Part]:
-    """Yield the parts in an argument."""
-    kind = type(value)
-    if kind is Part:
-        yield value
-    elif kind is tuple or kind is list:
-        for item in value:
-            yield from parts_of(item)
-    elif kind is dict:
-        for item in value.values():
-            yield from parts_of(item)
+_NESTED = (tuple, list, dict)
 
 
-BY_VALUE = frozenset({"argwhere", "nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values"})
-"""Functions whose result has a shape that depends on values."""
+def mapped(value: Any, f: Callable[[Any], Any]) -> Any:
+    """Return a value with f of what it holds in tuples, lists and dicts."""
+    if type(value) is Part or not isinstance(value, _NESTED):
+        return f(value)
+    if isinstance(value, dict):
+        return {key: mapped(item, f) for key, item in value.items()}
+    items = [mapped(item, f) for item in value]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def flat(value: Any) -> list[Any]:
+    """Return what a value holds in tuples, lists and dicts."""
+    found: list[Any] = []
+    mapped(value, found.append)
+    return found
+
+
+def parts_of(value: Any) -> list[Part]:
+    """Return the parts in an argument."""
+    return [item for item in flat(value) if type(item) is Part]
 
 
 class Recorder:
@@ -133,135 +167,122 @@ class Recorder:
         self.why: Unreplayable | None = None
         self._xp = xp
         self._on_read = on_read
-        self._known: dict[int, tuple[Any, Memory]] = {}
-        self._count = 0
+        self._alive: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # roots by identity
+        self._memories: dict[int, Memory] = {}
+        self._numbers = itertools.count()
 
     # -- memory --------------------------------------------------------------------------------------
 
     def argument(self, x: Any, place: int) -> TracedArray:
         """Return an argument as the recorded function gets it."""
         x = self.kit.alone(x)
-        self._new(x, place, keep=True)
+        self._met(x, None, place)
         return constant(x, self._xp)
 
-    def _new(self, root: Any, place: int | None = None, keep: bool = False) -> Memory:
-        memory = Memory(self._count, self.kit.nbytes(root), root if keep else None, place)
-        self._count += 1
-        number = id(root)
-        known = self._known
-        known[number] = (root if keep else weakref.ref(root, lambda _: known.pop(number, None)), memory)
+    def output(self, x: Any) -> tuple[Any, Part | None]:
+        """Return what the recorded function returns as its caller gets it, and where a replay finds it."""
+        if type(x) is TracedArray and x.tape is not None:
+            self.refuse("it returns an array that a differentiation outside of it follows")
+            return x, None
+        x = self._array(unwrap(x))
+        if not isinstance(x, self.kit.arrays):
+            self.refuse("it returns an array of another framework", told=True)
+            return x, None
+        part = self.part(x)
+        return x if part.memory.planned else self.kit.copy(x), part
+
+    def _array(self, x: Any) -> Any:
+        return self.kit.array(x) if isinstance(x, self.kit.scalars) else x
+
+    def _met(self, root: Any, kept: Any, place: int | None = None) -> Memory:
+        self._alive[id(root)] = root
+        memory = self._memories[id(root)] = Memory(next(self._numbers), self.kit.nbytes(root), kept, place)
         return memory
 
-    def part(self, x: Any) -> Part:
-        """Return where an array lies; what was not met before comes from outside."""
+    def memory(self, x: Any) -> Memory | None:
+        """Return the memory of an array; None if it was not met before, and comes from outside."""
+        number = id(self.kit.root(x))
+        return self._memories[number] if number in self._alive else None
+
+    def part(self, x: Any, made: bool = False) -> Part:
+        """Return where an array lies; if it was not met before, the recording has made it, or it comes from outside."""
         root = self.kit.root(x)
-        found = self._known.get(id(root))
-        memory = self._new(root, keep=True) if found is None else found[1]
-        offset = self.kit.address(x) - self.kit.address(root)
-        return Part(memory, offset, x.shape, x.strides, x.dtype)
+        memory = self.memory(x) or self._met(root, None if made else root)
+        return Part(memory, self.kit.address(x) - self.kit.address(root), x.shape, x.strides, x.dtype)
 
-    def is_known(self, x: Any) -> bool:
-        """Return whether the memory of an array was met before."""
-        return id(self.kit.root(x)) in self._known
-
-    def parts(self, value: Any) -> Any:
-        """Return an argument with parts in the place of arrays."""
-        if isinstance(value, self.kit.arrays):
-            return self.part(value)
-        kind = type(value)
-        if kind is tuple or kind is list:
-            return kind(self.parts(item) for item in value)
-        return value
+    def _part(self, x: Any) -> Any:
+        return self.part(x) if isinstance(x, self.kit.arrays) else x
 
     # -- calls ---------------------------------------------------------------------------------------
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function and write it down."""
+        """Call a function and write it down; a "guard" checks values, and where one fails a replay does not go on."""
         if name in ("empty", "empty_like"):
-            made = function(*args, **kwargs)
-            self._new(self.kit.root(made))
-            return made
-        written = self._written(name, function, args, kwargs)
-        given = self.parts(args), {key: self.parts(value) for key, value in kwargs.items()}
-        result = function(*args, **kwargs)
-        fresh: dict[int, Part] = {}
-        outputs = [id(x) for x in written]
-        result = self._result(result, outputs, fresh, itertools.count())
-        writes = tuple(self.part(x) for x in written)
+            result = function(*args, **kwargs)
+            self._met(self.kit.root(result), None)  # anew, if it is memory that was used before
+            return result
         if name in BY_VALUE:
             self.refuse(f"{name}() has a result whose shape depends on the values of an array")
-        if not fresh and not writes:
-            self._check_view(result, args)
-        if fresh or writes:
-            self.calls.append(Call(name, function, *given, tuple(fresh.values()), tuple(fresh), writes))
-            if not writes and all(part.memory.fixed for part in parts_of(given)) and list(fresh) == [0]:
-                memory = fresh[0].memory
-                if isinstance(result, self.kit.arrays):
-                    memory.fixed, memory.root = True, self.kit.root(result)
-        for part in writes:
-            memory = part.memory
-            memory.written = True
-            if memory.made:
+        given, keywords = mapped((args, kwargs), self._part)
+        writes = tuple(map(self.part, self._written(name, function, args, kwargs)))
+        result = mapped(function(*args, **kwargs), self._array)
+        arrays = [x for x in flat(result) if isinstance(x, self.kit.arrays)]
+        fresh = {place: self.part(x, made=True) for place, x in enumerate(arrays) if self.memory(x) is None}
+        if name == "guard":
+            if not result:
+                self.refuse("a check of values fails", told=True)
+        elif not fresh and not writes:
+            self._check_views(arrays, args)
+            return result
+        form = self._form(name, function, given, keywords, fresh)
+        self.calls.append(Call(name, *form, tuple(fresh.values()), writes))
+        for memory in [part.memory for part in writes]:
+            if memory.fixed:
                 memory.fixed, memory.root = False, None
-            elif memory.place is None:
+            elif memory.root is not None:
                 self.refuse("it writes into an array from outside")
+        fixed = all(part.memory.fixed for part in parts_of((given, keywords)))
+        if fixed and not writes and fresh and arrays[0] is result:
+            memory = fresh[0].memory
+            memory.fixed, memory.root = True, self.kit.root(result)
         return result
 
-    def _check_view(self, result: Any, args: Any) -> None:
+    def _form(self, name: str, function: Any, args: Any, kwargs: Any, fresh: dict[int, Part]) -> tuple[Any, Any, Any]:
+        """Return a call as one that writes into memory that is there."""
+        if name == "guard":
+            return _guard, (function, *args), {}
+        if not fresh:
+            return function, args, kwargs
+        results = list(fresh.values())
+        form = self.kit.into(name, function, results[0], args, kwargs) if len(results) == 1 else None
+        return form or (functools.partial(_into, self.kit, tuple(fresh)), (results, function, *args), kwargs)
+
+    def _check_views(self, views: list[Any], args: Any) -> None:
         """Tell of integers that a view may depend on: a replay has the views of the recording."""
-        views = [self.kit.root(x) for x in _flat(result) if isinstance(x, self.kit.arrays)]
-        for x in _flat(args) if views else ():
-            if (
-                isinstance(x, self.kit.arrays)
-                and x.dtype.kind in "iu"
-                and all(y is not self.kit.root(x) for y in views)
-            ):
+        memories = [self.memory(x) for x in views]
+        for x in flat(args) if views else ():
+            if isinstance(x, self.kit.arrays) and x.dtype.kind in "iu" and self.memory(x) not in memories:
                 report_read("index()", x)
 
-    def _written(
-        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[Any]:
+    def _written(self, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arrays that a call writes into."""
         if name in self.kit.writing or name.endswith(".at"):
-            return [args[0]]
-        out = kwargs.get("out", args[nin:] if (nin := getattr(function, "nin", 0)) else None)
-        return [] if out is None else list(out) if type(out) is tuple else [out]
-
-    def _result(self, result: Any, written: list[int], fresh: dict[int, Part], number: Iterator[int]) -> Any:
-        """Return a result, scalars of the framework as arrays; collect what is new."""
-        kind = type(result)
-        if isinstance(result, self.kit.scalars):
-            result = self.kit.array(result)
-        elif isinstance(result, tuple | list):
-            items = [self._result(item, written, fresh, number) for item in result]
-            return kind(*items) if hasattr(result, "_fields") else kind(items)
-        elif not isinstance(result, self.kit.arrays):
-            return result
-        place = next(number)
-        if id(result) not in written and not self.is_known(result):
-            self._new(self.kit.root(result))
-            fresh[place] = self.part(result)
-        return result
+            return args[:1]
+        nin = getattr(function, "nin", len(args))  # of an elementwise function, outputs may follow its inputs
+        return tuple(x for x in flat(kwargs.get("out", args[nin:])) if x is not None)
 
     def refuse(self, why: str, told: bool = False) -> None:
         """Note that what is recorded cannot be replayed; the first reason counts."""
         if self.why is None:
             self.why = Unreplayable(why, told)
 
-    def guard(self, check: Callable[..., bool], args: tuple[Any, ...]) -> bool:
-        """Call a check on values, which a replay repeats; where it fails, the function runs eagerly."""
-        passed = check(*args)
-        self.calls.append(Call("guard", check, self.parts(args), {}, (), (), ()))
-        if not passed:
-            self.refuse("a check of values fails", told=True)
-        return passed
-
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Within this context, calls are recorded, and reads of values told of."""
 
         def read(what: str, x: Any) -> None:
-            if isinstance(x, self.kit.arrays) and not self._is_outside(x):
+            memory = self.memory(x) if isinstance(x, self.kit.arrays) else None
+            if memory is not None and (memory.planned or memory.place is not None):
                 self.refuse(f"{what} needs the value of an array")
                 self._on_read(what)
 
@@ -272,8 +293,28 @@ class Recorder:
         finally:
             recording.reset(outer)
             current.reset(mine)
-            self._known.clear()  # which refers to itself
 
-    def _is_outside(self, x: Any) -> bool:
-        found = self._known.get(id(self.kit.root(x)))
-        return found is None or (found[1].place is None and found[1].root is not None)
+
+# -- calls without new memory --------------------------------------------------------------------------------
+
+
+class CheckFailed(Exception):  # noqa: N818  it is caught
+    """A check of values that the recording made does not pass."""
+
+
+def _guard(check: Callable[..., bool], *args: Any) -> None:
+    if not check(*args):
+        raise CheckFailed
+
+
+def _into(
+    kit: Any, places: Sequence[int], into: Sequence[Any], function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> None:
+    result = function(*args, **kwargs)
+    arrays = [result]
+    if not hasattr(result, "dtype"):
+        arrays = [x for x in flat(result) if isinstance(x, kit.arrays + kit.scalars)]  # as the recorder numbers them
+    for slot, place in zip(into, places, strict=True):
+        if arrays[place].shape != slot.shape or arrays[place].dtype != slot.dtype:  # which values decided
+            raise CheckFailed
+        kit.functions.copyto(slot, arrays[place])

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import tree
+from ..autodiff.array import constant, recording, unwrap
 from ..contract import Array, Backend
 from ..differentiation import exactly
 from ..explanation import Surroundings
 from ..floating import default_float
-from ..replay import Replayed, Unreplayable, replayable, view_of, write_back
+from ..replay import Replayed, Unreplayable, current, mapped, replayable
 from .forms import Form
 from .packed import Packed
 from .state import Flattened, TrainState
 
-__all__ = ["ReplayedStep", "eager_step"]
+__all__ = ["ReplayedStep", "apart", "eager_step", "update_in_place"]
 
 
 class ReplayedStep:
@@ -108,11 +109,11 @@ class ReplayedStep:
     def _of_arrays(self, arrays: list[Array]) -> tuple[list[Array], Any]:
         packed = self._packed
         count = len(packed.arguments)
-        lists = packed.unpack(arrays[:count], view_of)
+        lists = packed.unpack(arrays[:count], _view)
         words, given = arrays[count : count + self._words], iter(arrays[count + self._words :])
         leaves = [next(given) if x is None else x for x in self._fixed]
         new_params, new_others, new_opt, value, metrics, rebuild = self._step(*lists, words, leaves)
-        write_back([x for old in lists for x in old], [*new_params, *(new_others or lists[1]), *new_opt])
+        _write_back([x for old in lists for x in old], [*new_params, *(new_others or lists[1]), *new_opt])
         return [value, *metrics], lambda out: {"loss": out[0], **rebuild(out[1:])}
 
 
@@ -124,3 +125,47 @@ def eager_step(loss: Callable[..., Any], backend: Backend, why: Unreplayable) ->
         f"the training step runs eagerly on {backend}, without replaying the loss{place}: {why}. It is right, and "
         "takes longer"
     )
+
+
+# -- within the recorded step --------------------------------------------------------------------------------
+
+
+def update_in_place(backend: Backend, name: str | None) -> Callable[..., Any] | None:
+    """Return a backend's fused update of an optimizer for arrays that are being recorded, or None."""
+    xp = recording.get()
+    if name is None or xp is None or (kernel := xp.below.made_of_functions(backend.inplace_update(name))) is None:
+        return None
+
+    def update(params: Any, grads: Any, state: Any, **hyper: Any) -> Any:
+        new = kernel(*mapped((params, grads, state), unwrap), **hyper)
+        return mapped(new, lambda x: constant(x, xp) if isinstance(x, backend.replay.arrays) else x)
+
+    return update
+
+
+def apart(x: Any) -> Any:
+    """Return an array that is recorded in memory that no update of an argument writes to."""
+    xp = recording.get()
+    return x if xp is None else constant(_apart(unwrap(x)), xp)
+
+
+def _apart(x: Any) -> Any:
+    """Return an array whose memory the recording makes: a copy, if it comes from outside."""
+    recorder = current.get()
+    assert recorder is not None
+    x = recorder.kit.array(x)
+    return x if recorder.part(x).memory.planned else recording.get().below.functions.array(x, copy=True)
+
+
+def _view(x: Any, start: int, stop: int, shape: tuple[int, ...]) -> Any:
+    """Return a part of a flat array that is recorded, in a shape."""
+    return constant(unwrap(x)[start:stop].reshape(shape), x.xp)
+
+
+def _write_back(old: Sequence[Any], new: Sequence[Any]) -> None:
+    """Write new arrays into arguments of their shape and dtype."""
+    pairs = [(unwrap(x), unwrap(y)) for x, y in zip(old, new, strict=True)]
+    if any(into.shape != value.shape or into.dtype != value.dtype for into, value in pairs):
+        raise Unreplayable("an array of the state changes its shape or dtype", told=True)
+    for into, value in [(into, _apart(value)) for into, value in pairs if into is not value]:
+        recording.get().below.functions.copyto(into, value)

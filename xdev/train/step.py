@@ -17,10 +17,10 @@ from ..explanation import Surroundings, explained
 from ..floating import default_float
 from ..optim import Optimizer, apply_updates
 from ..random import tracing
-from ..replay import Forms, Unreplayable, apart, update_in_place
+from ..replay import Forms, Unreplayable
 from .forms import CompiledStep, Form, describe
 from .promotion import warn_of_promotion
-from .replayed import ReplayedStep, eager_step
+from .replayed import ReplayedStep, apart, eager_step, update_in_place
 from .signature import check_loss, extras, takes_rng
 from .state import ModelSpec, Trainer, TrainState
 
