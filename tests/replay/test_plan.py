@@ -246,6 +246,57 @@ def test_pieces_of_what_is_a_piece_move_with_it():
     assert joins(plan) == [([16], 128, (16,)), ([16], 0, (16,))]
 
 
+def copy(r, source, name="asarray"):
+    result = Part(r.memory(source.nbytes // 4), 0, source.shape, (4,), source.dtype)
+    r.calls.append(Call(name, np.copyto, (result, source), {}, (result,), ()))
+    return result
+
+
+def test_a_copy_is_what_it_is_a_copy_of():
+    r = Recording()
+    x = r.argument(32)
+    a, b = copy(r, r.part(x.memory, 16, 32)), copy(r, r.call(mixed, x))
+    plan = r.plan(r.call(mixed, a, b))
+    assert [call.name for call in plan.calls] == ["mixed", "mixed"]
+    assert plan.calls[1].args[:2] == (r.part(x.memory, 16, 32), plan.calls[0].results[0])
+
+
+@pytest.mark.parametrize("why", ["written to", "source written to", "returned", "strided", "another function"])
+def test_a_copy_stays(why):
+    r = Recording()
+    x = r.argument(32)
+    source = r.call(mixed, x, size=32)
+    part = r.part(source.memory, 0, 32, 2) if why == "strided" else r.part(source.memory, 0, 16)
+    a = copy(r, part, "kernel copies" if why == "another function" else "asarray")
+    if why == "written to":
+        r.write(mixed, x, into=a)
+    if why == "source written to":
+        r.write(mixed, x, into=r.part(source.memory, 16, 32))
+    plan = r.plan(r.call(mixed, a, source), *([a] if why == "returned" else ()))
+    assert any(call.function is np.copyto for call in plan.calls)
+
+
+def test_a_source_may_be_written_to_after_the_last_read_of_its_copy():
+    r = Recording()
+    x = r.argument()
+    source = r.call(mixed, x)
+    y = r.call(mixed, copy(r, source))
+    r.write(mixed, x, into=source)
+    plan = r.plan(r.call(mixed, y, source))
+    assert not any(call.function is np.copyto for call in plan.calls)
+
+
+def test_what_a_copy_is_of_lives_as_long_as_the_copy():
+    r = Recording()
+    x = r.argument()
+    source = r.call(mixed, x)
+    a = copy(r, source)
+    others = [r.call(mixed, x) for _ in range(3)]
+    plan = r.plan(r.call(mixed, a, *others))
+    places = {plan.offsets[call.results[0].memory.number] for call in plan.calls[:4]}
+    assert len(places) == 4
+
+
 def test_what_is_copied_to_the_caller_lives_to_the_end():
     r = Recording()
     x = r.argument()

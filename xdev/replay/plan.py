@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import heapq
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,7 @@ def make_plan(calls: Sequence[Call], outputs: Sequence[Part], copied: int = 0) -
     """
     kept = _needed(calls, outputs)
     _check(kept, outputs)
-    kept = _without_joins(kept, outputs)
+    kept = _without_copies(kept, outputs)
     times = Counter(part.memory.number for part in outputs)
     large = [part for part in outputs if part.memory.planned and part.memory.nbytes > copied and _is_whole(part)]
     own = {part.memory.number: part for part in large if times[part.memory.number] == 1}
@@ -117,10 +117,14 @@ def _is_there(part: Part, written: set[int]) -> bool:
     return part.memory.number in written or not part.memory.planned
 
 
-def _without_joins(calls: list[Call], outputs: Sequence[Part]) -> list[Call]:
-    """Let memory that ends as a piece of a join be that piece from the start."""
-    last = {part.memory.number: n for n, call in enumerate(calls) for part in call.touches}
-    last.update((part.memory.number, len(calls)) for part in outputs)
+def _without_copies(calls: list[Call], outputs: Sequence[Part]) -> list[Call]:
+    """Let copies be what they are copies of, and memory that ends as a piece of a join be that piece from the start."""
+    last: dict[int, float] = {part.memory.number: n for n, call in enumerate(calls) for part in call.touches}
+    last.update((part.memory.number, math.inf) for part in outputs)
+    written: dict[int, list[int]] = defaultdict(list)  # by which calls, in order
+    for n, call in enumerate(calls):
+        for part in call.makes:
+            written[part.memory.number].append(n)
     met: set[int] = set()
     moves: dict[int, Part] = {}
     rest = []
@@ -128,6 +132,10 @@ def _without_joins(calls: list[Call], outputs: Sequence[Part]) -> list[Call]:
         if _is_flat_join(call) and call.writes[0].memory.number not in met:
             ending = {part.memory.number for part in call.reads if last[part.memory.number] == n}
             rest += _joins(call, ending, moves)
+        elif _is_copy(call) and _stays(call, n, last, written):
+            copy, source = (part.memory.number for part in call.touches)
+            moves[copy] = call.args[1]
+            last[source] = max(last[source], last[copy])
         else:
             rest.append(call)
         met.update(part.memory.number for part in call.touches)
@@ -140,6 +148,19 @@ def _without_joins(calls: list[Call], outputs: Sequence[Part]) -> list[Call]:
     return [Call(*(mapped(value, moved) for value in call)) for call in rest]
 
 
+def _is_copy(call: Call) -> bool:
+    copies = call.name in ("array", "asarray") and len(call.args) > 1 and call.results == call.args[:1]
+    return copies and type(call.args[1]) is Part and _is_the_same(*call.args[:2])
+
+
+def _stays(call: Call, n: int, last: dict[int, float], written: dict[int, list[int]]) -> bool:
+    """Return whether nothing else writes to a copy, nor to what it is a copy of as long as it is read."""
+    copy, source = (part.memory.number for part in call.touches)
+    later = written[source]
+    untouched = bisect.bisect(later, n) == bisect.bisect(later, last[copy])
+    return written[copy] == [n] and untouched and last[copy] < math.inf
+
+
 def _is_flat_join(call: Call) -> bool:
     joins = call.name == "concatenate" and len(call.args) == 1 and list(call.kwargs) == ["out"]
     return joins and len(call.writes[0].shape) == 1 and all(type(x) is Part for x in call.args[0])
@@ -149,10 +170,10 @@ def _joins(call: Call, ending: set[int], moves: dict[int, Part]) -> list[Call]:
     """Note which pieces of a flat join move, and return joins of the others, those side by side together."""
     (into,) = call.makes
     runs: list[tuple[int, list[Part]]] = []
-    start, beside = into.offset, False
+    start, beside, planned = into.offset, False, into.memory.planned
     for piece in call.args[0]:
         place, number = into._replace(offset=start, shape=piece.shape), piece.memory.number
-        if number in ending and number not in moves and _is_the_same(piece, place):
+        if number in ending and number not in moves and planned and _is_the_same(piece, place):
             moves[number], beside = place, False
         elif beside:
             runs[-1][1].append(piece)
@@ -167,10 +188,10 @@ def _joins(call: Call, ending: set[int], moves: dict[int, Part]) -> list[Call]:
     ]
 
 
-def _is_the_same(source: Part, into: Part) -> bool:
+def _is_the_same(whole: Part, part: Part) -> bool:
     """Return whether all that a memory holds has the same layout in a part of another."""
-    planned = source.memory.planned and into.memory.planned and source.memory is not into.memory
-    return planned and _is_whole(source) and source[2:] == into[2:]
+    apart = whole.memory.planned and whole.memory is not part.memory
+    return apart and _is_whole(whole) and whole[2:] == part[2:]
 
 
 # -- the arena -----------------------------------------------------------------------------------------------
