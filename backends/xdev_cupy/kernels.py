@@ -33,8 +33,8 @@ def _where_its_arrays_are(kernel: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(other, cupy.ndarray):
                 if other.data.device_id != index:  # products would not tell
                     raise ValueError("the device of an array is different from the current device")
-            elif hasattr(other, "shape") and hasattr(other, "dtype") and not isinstance(other, np.generic):
-                cupy.add(x, other)  # which refuses arrays of other frameworks
+            elif hasattr(other, "shape") and hasattr(other, "dtype") and not isinstance(other, np.generic | tuple):
+                cupy.add(x, other)  # which refuses arrays of other frameworks; a tuple says what one was like
         if _current() == index:
             return kernel(f, x, *args, **kwargs)
         with cupy.cuda.Device(index):

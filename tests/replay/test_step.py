@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import xdev
 from xdev import nn, ops, optim
 from xdev.errors import ReplayWarning
+from xdev.replay.kept import PATIENCE
 
 ns = xdev.namespace
 OPTIMIZERS = {
@@ -253,3 +256,36 @@ def test_an_error_in_a_replay_leaves_the_state():
     assert (bits(state.params), bits(state.opt_state)) == before
     state, _ = step(state, (batches()[0], good))
     assert (bits(state.params), bits(state.opt_state)) != before
+
+
+def test_numbers_from_outside_may_change_for_ever_if_each_is_used_for_a_while():
+    scale = 0.0
+
+    def loss(model, batch):
+        return squares(model, batch) * scale
+
+    optimizer = optim.sgd(0.0)
+    step = xdev.make_step(loss, optimizer)
+    state = xdev.TrainState.create(weights(), optimizer)
+    batch = batches()[0]
+    state, first = xdev.make_step(squares, optimizer)(state, batch)
+    for k in range(2 * PATIENCE):  # a warning would be an error
+        scale = float(k)
+        for _ in range(3):
+            state, metrics = step(state, batch)
+            assert metrics["loss"] == first["loss"] * np.float32(scale)
+
+
+def test_a_state_does_not_keep_the_step_that_made_it():
+    optimizer = optim.sgd(0.1)
+    step = xdev.make_step(squares, optimizer)
+    state = xdev.TrainState.create(weights(), optimizer)
+    batch = batches()[0]
+    for _ in range(3):
+        state, _ = step(state, batch)
+    gone = weakref.ref(step)
+    del step
+    gc.collect()
+    assert gone() is None
+    other = xdev.make_step(squares, optimizer)
+    state, _ = other(state, batch)

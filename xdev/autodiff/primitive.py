@@ -125,12 +125,14 @@ class Primitive:
             self._check(indices, named)
             nested, _ = innermost((*values, *kwargs.values()))
             tape.nested |= nested
-            if nested and not self._saves:
-                y = self(*values, **kwargs)
-            else:
-                y = self._run(xp if nested else xp.below, values, kwargs)
+            again = nested and not self._saves
+            y = self(*values, **kwargs) if again else self._run(xp if nested else xp.below, values, kwargs)
         y, saved = y if self._saves else (y, y)
-        return push(tape, (_backward, self, xp, indices, values, kwargs, saved), y, xp)
+        return push(tape, self._note(xp, indices, values, kwargs, saved), y, xp)
+
+    def _note(self, *parts: Any) -> tuple[Any, ...]:
+        """Return the record: the namespace, indices, arguments, keywords, and what was saved."""
+        return _backward, self, *parts
 
     def _check(self, indices: Sequence[Any], keywords: dict[str, tuple[Any, Any]]) -> None:
         if self._places is not None:

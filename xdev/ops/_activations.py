@@ -167,7 +167,7 @@ def _gelu_rule(xp: Any, g: Any, slope: Any, x: Any, *, needs: Any, approximate: 
     return (xp.multiply(g, slope),)
 
 
-_gelu_op = Op("gelu", _gelu, _gelu_rule, saves=True)
+_gelu_op = Op("gelu", _gelu, _gelu_rule, saves=True, unused=(0,))
 
 
 def gelu(x: Any, /, *, approximate: bool = False) -> Any:

@@ -32,7 +32,7 @@ def _linear_rule(xp: Any, g: Any, y: Any, x: Any, weight: Any, bias: Any = None,
     return for_x, for_weight, for_bias
 
 
-linear_op = Op("linear", _linear, _linear_rule)
+linear_op = Op("linear", _linear, _linear_rule, unused=(-1,))
 
 
 def linear(x: Any, weight: Any, bias: Any = None, /) -> Any:

@@ -56,7 +56,7 @@ def _layer_norm_rule(xp: Any, g: Any, saved: Any, *args: Any, needs: Any, eps: f
     return _norm_rule(xp, g, saved, *args, needs=needs, eps=eps, centred=True)
 
 
-_layer_norm_op = Op("layer_norm", _layer_norm, _layer_norm_rule, saves=True)
+_layer_norm_op = Op("layer_norm", _layer_norm, _layer_norm_rule, saves=True, unused=(0,))
 
 
 def _check(op: str, x: Any, **parameters: Any) -> None:
@@ -126,7 +126,7 @@ def _rms_norm_rule(xp: Any, g: Any, saved: Any, x: Any, weight: Any, *, needs: A
     return _norm_rule(xp, g, saved, x, weight, None, needs=(*needs, False), eps=eps, centred=False)[:2]
 
 
-_rms_norm_op = Op("rms_norm", _rms_norm, _rms_norm_rule, saves=True)
+_rms_norm_op = Op("rms_norm", _rms_norm, _rms_norm_rule, saves=True, unused=(0,))
 
 
 def rms_norm(x: Any, /, weight: Any = None, *, eps: float = 1e-5) -> Any:

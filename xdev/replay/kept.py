@@ -41,13 +41,17 @@ class Kept:
         """Return what is kept for a key, which was of use; None if there is nothing."""
         found = self._found.get(key)
         if found is not None:
-            if self._patience < PATIENCE:
-                self._patience += 1
+            self.used()
             try:  # noqa: SIM105  a context would take as long as the rest
                 self._found.move_to_end(key)
             except KeyError:  # another thread has dropped it
                 pass
         return found
+
+    def used(self) -> None:
+        """Note that what is kept was of use."""
+        if self._patience < PATIENCE:
+            self._patience += 1
 
     def spend(self) -> None:
         """Note that something is recorded.

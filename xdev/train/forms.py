@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ class CompiledStep:
     """
 
     def __init__(self, owner: Any, form: Form, function: Callable[..., Any], rebuilds: list[Any]) -> None:
+        self.reference = weakref.ref(self)
         self._owner = owner
         self._form = form
         self._function = function
@@ -72,5 +74,5 @@ class CompiledStep:
         words = [] if self._form.rng is None else tree.leaves(state.rng())
         params, new, opt_leaves, value, arrays = self._function(state.params, others, opt_state.leaves, words, leaves)
         flat = Flattened(opt_leaves, opt_state.treedef)
-        after = state.succeed(params, new or others, flat, form=self)
+        after = state.succeed(params, new or others, flat, form=self.reference)
         return after, {"loss": value, **self._rebuilds[0](arrays)}

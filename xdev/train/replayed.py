@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from .. import tree
@@ -12,7 +14,7 @@ from ..contract import Array, Backend
 from ..differentiation import exactly
 from ..explanation import Surroundings
 from ..floating import default_float
-from ..replay import Replayed, Unreplayable, current, mapped, replayable
+from ..replay import Forms, Replayed, Unreplayable, current, mapped, replayable
 from .forms import Form
 from .packed import Packed
 from .state import Flattened, TrainState
@@ -36,8 +38,8 @@ class ReplayedStep:
         A batch; what is no array in it is the same in every call.
     surroundings : Surroundings
         What the loss takes from outside.
-    tell : callable
-        Called with the reason why a step stays eager, or None.
+    forms : Forms
+        Where it is kept.
     """
 
     def __init__(
@@ -47,14 +49,16 @@ class ReplayedStep:
         step: Callable[..., Any],
         leaves: list[Any],
         surroundings: Surroundings,
-        tell: Callable[[Unreplayable | None], None],
+        forms: Forms,
     ) -> None:
+        self.reference = weakref.ref(self)
         self._owner = owner
         self._form = form
         self._step = step
         self._surroundings = surroundings
         self._now = surroundings.now()
-        self._tell = tell
+        self._forms = forms
+        self._message = partial(eager_step, owner.loss, form.backend)
         self._fixed = [None if hasattr(x, "dtype") else x for x in leaves]
         self._replayed = Replayed(self._of_arrays, form.backend)
         self._packed: Any = None  # of the call that is under way
@@ -64,13 +68,16 @@ class ReplayedStep:
     def fits(self, owner: Any, leaves: list[Array], treedef: tree.TreeDef) -> bool:
         """Return whether states that it made go on with it, given such a batch."""
         form = self._form
-        return (
+        fits = (
             owner is self._owner
             and default_float.get() == form.dtype
             and treedef == form.batch
             and tuple([exactly(x) for x in leaves if not hasattr(x, "dtype")]) == form.rest
             and self._surroundings.now() == self._now
         )
+        if fits:
+            self._forms.used()
+        return fits
 
     def take(self, state: TrainState, leaves: list[Array]) -> tuple[TrainState, dict[str, Any]] | None:
         """Take a step, the state's arrays written in place; return None, with nothing done, if it stays eager."""
@@ -80,11 +87,12 @@ class ReplayedStep:
             packed = self._packed_of(state.packed, [state.params, state.others, opt_state.leaves])
             out, rebuild = self._replay(packed, words, [x for x in leaves if hasattr(x, "dtype")])
         except Unreplayable as why:
-            self._tell(why)
+            self._forms.tell(why, self._message)
             return None
-        self._tell(self._replayed.why)
+        self._forms.tell(self._replayed.why, self._message)
         params, others, opt_leaves = packed.lists
-        after = state.succeed(params, others, Flattened(opt_leaves, opt_state.treedef), form=self, packed=packed)
+        opt_state = Flattened(opt_leaves, opt_state.treedef)
+        after = state.succeed(params, others, opt_state, form=self.reference, packed=packed)
         return after, rebuild(out)
 
     def _packed_of(self, packed: Packed | None, lists: list[list[Array]]) -> Packed:

@@ -155,7 +155,7 @@ class TrainState:
         seed: int,
         device: Device,
         optimizer: Any,
-        form: Any = None,
+        form: Callable[[], Any] = lambda: None,
         packed: Packed | None = None,
         trainer: Trainer | None = None,
     ) -> None:
@@ -168,7 +168,7 @@ class TrainState:
         self.seed = seed
         self.device = device
         self._consumed = False
-        self.form = form  # the compiled or replayed step that made it
+        self.form = form  # refers weakly to the compiled or replayed step that made it
         self.packed = packed  # the same arrays as a replayed step has them
         self._trainer = trainer
 

@@ -122,7 +122,7 @@ class Step:
         # A model of float64 may have left the block of xdev.precision in which it was made.
         wide = backend.precision("float64") if state.spec.wide else _NOTHING
         with explained(backend, roots, self.loss), state.device.scope(), wide:
-            form = state.form  # of the step that made the state
+            form = state.form()  # of the step that made the state
             if form is None or not form.fits(self, leaves, treedef):
                 if not any(state.optimizer is known for known in self._optimizers):
                     self._check_optimizer(state)
@@ -203,8 +203,7 @@ class Step:
     def _replay(self, form: Form, leaves: list[Array]) -> ReplayedStep | None:
         if self._surroundings is None:
             self._surroundings = Surroundings(self.loss)
-        tell = partial(self._forms.tell, message=partial(eager_step, self.loss, form.backend))
-        make = lambda: ReplayedStep(self, form, self._step_of_arrays(form), leaves, self._surroundings, tell)  # noqa: E731
+        make = partial(ReplayedStep, self, form, self._step_of_arrays(form), leaves, self._surroundings, self._forms)
         key = (form, self._surroundings.now())
         try:
             hash(key)
@@ -213,7 +212,7 @@ class Step:
         try:
             return self._forms.get(key, make)  # type: ignore[no-any-return]  # of what `make` returns
         except Unreplayable as why:
-            tell(why)
+            self._forms.tell(why, partial(eager_step, self.loss, form.backend))
             return None
 
     def _step_of_arrays(self, form: Form) -> Callable[..., Any]:
