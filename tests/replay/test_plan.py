@@ -276,6 +276,26 @@ def test_a_copy_stays(why):
     assert any(call.function is np.copyto for call in plan.calls)
 
 
+def test_a_copy_of_a_copy_stays_if_the_first_source_is_written_to():
+    r = Recording()
+    x = r.argument()
+    source = r.call(mixed, x)
+    b = copy(r, copy(r, source))
+    r.write(mixed, x, into=source)
+    plan = r.plan(r.call(mixed, b, source))
+    assert sum(call.function is np.copyto for call in plan.calls) == 1
+
+
+def test_a_source_lives_as_long_as_a_copy_of_its_copy():
+    r = Recording()
+    x = r.argument()
+    source = r.call(mixed, x)
+    b = copy(r, copy(r, source))
+    others = [r.call(mixed, x) for _ in range(3)]
+    plan = r.plan(r.call(mixed, b, *others))
+    assert len({plan.offsets[call.results[0].memory.number] for call in plan.calls[:4]}) == 4
+
+
 def test_a_source_may_be_written_to_after_the_last_read_of_its_copy():
     r = Recording()
     x = r.argument()

@@ -289,3 +289,65 @@ def test_a_state_does_not_keep_the_step_that_made_it():
     assert gone() is None
     other = xdev.make_step(squares, optimizer)
     state, _ = other(state, batch)
+
+
+def test_buffers_that_take_over_from_copies_of_each_other():
+    def loss(model, batch):
+        copied = xdev.namespace(batch).asarray(model["now"], copy=True)
+        again = xdev.namespace(batch).asarray(copied, copy=True)
+        return squares(model, batch), {}, {**model, "now": model["now"] * 2, "old": again}
+
+    model = {**weights(), "now": np.ones(3, np.int64), "old": np.zeros(3, np.int64)}
+    expected, _ = train(loss, batches(), optim.adamw(1e-2), model, eager=True)
+    assert train(loss, batches(), optim.adamw(1e-2), model)[0] == expected
+
+
+@pytest.mark.parametrize("change", ["dtype", "shape"])
+@pytest.mark.parametrize("optimizer", [optim.adamw(1e-2), optim.sgd(0.1)], ids=["adamw", "sgd"])
+def test_a_step_is_taken_once_where_a_buffer_changes(change, optimizer):
+    def loss(model, batch):
+        xp, n = xdev.namespace(batch), model["n"]
+        new = xp.astype(n, xp.int32) if change == "dtype" else xp.concat([n, n])
+        return squares(model, batch), {}, {**model, "n": new}
+
+    model = {**weights(), "n": np.arange(2)}
+    expected, _ = train(loss, batches(4), optimizer, model, eager=True)
+    assert train(loss, batches(4), optimizer, model)[0] == expected
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_arrays_of_the_state_may_be_replaced(at):
+    found = []
+    for eager in (True, False):
+        optimizer = optim.adamw(1e-2)
+        step = xdev.make_step(squares, optimizer)
+        if eager:
+            step._form = lambda *args: None
+        state = xdev.TrainState.create(weights(), optimizer)
+        for k, batch in enumerate(batches()):
+            if k == at:
+                state.params[0] = np.ones_like(state.params[0])
+            state, metrics = step(state, batch)
+        found.append((bits(state.params), bits(metrics)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("first", ["float32", "complex64", "float16"])
+@pytest.mark.parametrize("second", ["float32", "complex64"])
+def test_one_step_serves_states_of_several_dtypes(first, second):
+    def loss(model, batch):
+        xp = xdev.namespace(model["a"])
+        return xp.sum(xp.astype(xp.abs(model["a"]) ** 2, xp.float32)) * batch
+
+    found = []
+    for dtypes in ((first, second), (second,)):
+        optimizer = optim.sgd(0.1)
+        step = xdev.make_step(loss, optimizer)
+        for dtype in dtypes:
+            state = xdev.TrainState.create(
+                {"a": np.asarray([1.0, -2.0], dtype) * (1 if "f" in dtype[:1] else 1 + 1j)}, optimizer
+            )
+            for _ in range(3):
+                state, _ = step(state, np.float32(0.5))
+        found.append(bits(state.params))
+    assert found[0] == found[1]

@@ -128,37 +128,33 @@ def _without_copies(calls: list[Call], outputs: Sequence[Part]) -> list[Call]:
     met: set[int] = set()
     moves: dict[int, Part] = {}
     rest = []
-    for n, call in enumerate(calls):
-        if _is_flat_join(call) and call.writes[0].memory.number not in met:
-            ending = {part.memory.number for part in call.reads if last[part.memory.number] == n}
-            rest += _joins(call, ending, moves)
-        elif _is_copy(call) and _stays(call, n, last, written):
-            copy, source = (part.memory.number for part in call.touches)
-            moves[copy] = call.args[1]
-            last[source] = max(last[source], last[copy])
-        else:
-            rest.append(call)
-        met.update(part.memory.number for part in call.touches)
 
     def moved(x: Any) -> Any:
         while type(x) is Part and (into := moves.get(x.memory.number)) is not None:
             x = x._replace(memory=into.memory, offset=x.offset + into.offset)
         return x
 
+    for n, call in enumerate(calls):
+        if _is_flat_join(call) and call.writes[0].memory.number not in met:
+            ending = {part.memory.number for part in call.reads if last[part.memory.number] == n}
+            rest += _joins(call, ending, moves)
+        elif _is_copy(call) and written[(copy := call.args[0].memory.number)] == [n]:
+            source = moved(call.args[1])
+            later, end = written[source.memory.number], last[copy]
+            if end < math.inf and bisect.bisect(later, n) == bisect.bisect(later, end):  # the source stays until then
+                moves[copy] = source
+                last[source.memory.number] = max(last.get(source.memory.number, n), end)
+            else:
+                rest.append(call)
+        else:
+            rest.append(call)
+        met.update(part.memory.number for part in call.touches)
     return [Call(*(mapped(value, moved) for value in call)) for call in rest]
 
 
 def _is_copy(call: Call) -> bool:
     copies = call.name in ("array", "asarray") and len(call.args) > 1 and call.results == call.args[:1]
     return copies and type(call.args[1]) is Part and _is_the_same(*call.args[:2])
-
-
-def _stays(call: Call, n: int, last: dict[int, float], written: dict[int, list[int]]) -> bool:
-    """Return whether nothing else writes to a copy, nor to what it is a copy of as long as it is read."""
-    copy, source = (part.memory.number for part in call.touches)
-    later = written[source]
-    untouched = bisect.bisect(later, n) == bisect.bisect(later, last[copy])
-    return written[copy] == [n] and untouched and last[copy] < math.inf
 
 
 def _is_flat_join(call: Call) -> bool:

@@ -100,9 +100,10 @@ class Program:
 
     def release(self) -> None:
         """Free the arena until the next call."""
-        self._arena: Any = None
-        self._frames: list[_Frame] = []
-        self._views: dict[tuple[Any, ...], Any] = {}
+        with self._lock:
+            self._arena: Any = None
+            self._frames: list[_Frame] = []
+            self._views: dict[tuple[Any, ...], Any] = {}
 
     # -- arrays in their places ----------------------------------------------------------------------
 

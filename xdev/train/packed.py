@@ -61,12 +61,13 @@ class Packed:
             self.lists.append(views)
             places.append(where)
         self.layout = tuple(tuple(where) for where in places)
+        self._views = tuple(map(tuple, self.lists))  # the lists are the state's, in which arrays may be replaced
 
     def holds(self, lists: Sequence[list[Array]]) -> bool:
         """Return whether these are the arrays that it holds."""
         return all(
-            mine is other or (len(mine) == len(other) and all(map(operator.is_, mine, other)))
-            for mine, other in zip(self.lists, lists, strict=True)
+            len(mine) == len(other) and all(map(operator.is_, mine, other))
+            for mine, other in zip(self._views, lists, strict=True)
         )
 
     def unpack(

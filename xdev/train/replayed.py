@@ -19,7 +19,7 @@ from .forms import Form
 from .packed import Packed
 from .state import Flattened, TrainState
 
-__all__ = ["ReplayedStep", "apart", "eager_step", "update_in_place"]
+__all__ = ["ReplayedStep", "apart", "eager_step", "replacing", "update_in_place"]
 
 
 class ReplayedStep:
@@ -170,10 +170,21 @@ def _view(x: Any, start: int, stop: int, shape: tuple[int, ...]) -> Any:
     return constant(unwrap(x)[start:stop].reshape(shape), x.xp)
 
 
+def replacing(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+    """Return what takes the places of arrays of the state, apart from these; refuse what does not fit, in time."""
+    if recording.get() is not None:
+        _check_fits(old, new)
+    return [apart(x) for x in new]
+
+
+def _check_fits(old: Sequence[Any], new: Sequence[Any]) -> None:
+    if any(into.shape != value.shape or into.dtype != value.dtype for into, value in zip(old, new, strict=True)):
+        raise Unreplayable("an array of the state changes its shape or dtype", told=True)
+
+
 def _write_back(old: Sequence[Any], new: Sequence[Any]) -> None:
     """Write new arrays into arguments of their shape and dtype."""
+    _check_fits(old, new)
     pairs = [(unwrap(x), unwrap(y)) for x, y in zip(old, new, strict=True)]
-    if any(into.shape != value.shape or into.dtype != value.dtype for into, value in pairs):
-        raise Unreplayable("an array of the state changes its shape or dtype", told=True)
     for into, value in [(into, _apart(value)) for into, value in pairs if into is not value]:
         recording.get().below.functions.copyto(into, value)

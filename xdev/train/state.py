@@ -47,10 +47,11 @@ class ModelSpec:
                     self.has_complex |= is_complex(leaf)
                     self.fusable &= dtype_name(leaf.dtype) in ("float32", "float64")
             self._slots.append(places[id(leaf)])
+        self._traits = self._slots, self.has_complex, self.fusable, self.wide
         self._all_trained = self._slots == [("param", n) for n in range(len(leaves))]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ModelSpec) and self.treedef == other.treedef and self._slots == other._slots
+        return isinstance(other, ModelSpec) and self.treedef == other.treedef and self._traits == other._traits
 
     def __hash__(self) -> int:
         return hash(self.treedef)

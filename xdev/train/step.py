@@ -20,7 +20,7 @@ from ..random import tracing
 from ..replay import Forms, Unreplayable
 from .forms import CompiledStep, Form, describe
 from .promotion import warn_of_promotion
-from .replayed import ReplayedStep, apart, eager_step, update_in_place
+from .replayed import ReplayedStep, apart, eager_step, replacing, update_in_place
 from .signature import check_loss, extras, takes_rng
 from .state import ModelSpec, Trainer, TrainState
 
@@ -226,7 +226,7 @@ class Step:
                 value, grads, metrics, new_others = self._gradients(backend, spec, params, others, batch, rng)
                 arrays, rebuild = _parts_of(metrics)
                 if new_others is not others:
-                    new_others = [apart(x) for x in new_others]
+                    new_others = replacing(others, new_others)
                 value, arrays = apart(value), [apart(x) for x in arrays]
                 opt_state = tree.unflatten(form.optimizer, opt_leaves)
                 update = update_in_place(backend, self._fused(spec))
