@@ -40,9 +40,9 @@ def jit(f: Callable[..., Any], *, static_argnums: int | Sequence[int] = (), dona
     Returns
     -------
     callable
-        Compiles once for each structure, shape and dtype on backends that compile. On NumPy it records once for each
-        shape, layout and dtype, and for each value of Python numbers among the arguments and of those that the function
-        takes from outside by name; later calls replay that. Elsewhere it runs the function.
+        Compiles once for each structure, shape and dtype on backends that compile. On NumPy and CuPy it records once
+        for each shape, layout and dtype, and for each value of Python numbers among the arguments and of those that
+        the function takes from outside by name; later calls replay that. Elsewhere it runs the function.
 
     Raises
     ------
